@@ -1,0 +1,182 @@
+"""Schemas of every table, and of every ledger. Ids are 32 hex digits unless said otherwise.
+
+Nullable columns are those where ``null`` means *unknown* (law 4) or *does not apply*; all others
+are declared not null, so that a writer cannot slip one in.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _nullable(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=True)
+
+
+PROMPTS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("text", pa.string()),
+        _nullable("language", pa.string()),
+        _field("source", pa.string()),
+        _nullable("licence", pa.string()),
+        _field("risk_mask", pa.uint32()),
+        _field("known_mask", pa.uint32()),
+        _field("split", pa.string()),
+    ]
+)
+"""One row a unique prompt. ``risk_mask`` is its label set; bits not in ``known_mask`` are unknown.
+``split``: train, dev, held_out, or unlabelled (some label unknown: never drawn for)."""
+
+CONFIGS = pa.schema(
+    [
+        _field("config_id", pa.string()),
+        _field("kind", pa.string()),
+        _field("taxonomy_digest", pa.string()),
+        _nullable("allowed_mask", pa.uint32()),
+        _field("text", pa.string()),
+        _field("template", pa.string()),
+        _field("order", pa.string()),
+        _nullable("region", pa.string()),
+        _field("digest", pa.string()),
+    ]
+)
+"""One row a *rendered* config: ``text`` is the system prompt, ``digest`` names the allowed set or
+policy whatever its rendering, ``order`` the category order as names joined by spaces."""
+
+DRAWS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("config_id", pa.string()),
+        _field("mode", pa.string()),
+        _field("allowed_mask", pa.uint32()),
+    ]
+)
+"""Which configs each prompt is paired under. ``mode``: exact, superset, safe, not_superset."""
+
+RESPONSES = pa.schema(
+    [
+        _field("response_id", pa.string()),
+        _field("prompt_id", pa.string()),
+        _field("generator", pa.string()),
+        _nullable("config_id", pa.string()),
+        _field("draw", pa.int32()),
+        _field("text", pa.string()),
+        _field("finish_reason", pa.string()),
+        _field("tokens", pa.int32()),
+    ]
+)
+"""One row a candidate response; ``config_id`` is the config it was conditioned on, null if plain;
+``response_id`` is the hex form of its key in the responses ledger."""
+
+VERDICTS = pa.schema(
+    [
+        _field("response_id", pa.string()),
+        _field("prompt_id", pa.string()),
+        _field("judge", pa.string()),
+        _field("risk_mask", pa.uint32()),
+        _field("known_mask", pa.uint32()),
+        _field("risk_probability", pa.list_(pa.float32())),
+        _nullable("addressed", pa.bool_()),
+        _nullable("addressed_probability", pa.float32()),
+        _nullable("helpfulness", pa.int8()),
+        _field("outside_mass", pa.float32()),
+    ]
+)
+"""One row a judged response. Probability i is of category i, NaN where unknown; ``helpfulness`` is
+0 to 5; ``outside_mass`` is the largest share of probability that fell outside the labels."""
+
+PAIRS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("config_id", pa.string()),
+        _field("chosen_id", pa.string()),
+        _field("rejected_id", pa.string()),
+        _field("chosen_error", pa.int32()),
+        _field("rejected_error", pa.int32()),
+    ]
+)
+"""One row a preference; errors in tenths. Ids keep the type they came with (string or int64)."""
+
+SFT_RECORDS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("config_id", pa.string()),
+        _field("response_id", pa.string()),
+        _field("system", pa.string()),
+        _field("prompt", pa.string()),
+        _field("response", pa.string()),
+    ]
+)
+"""One row a (config, prompt): what supervised fine-tuning reads; text is joined here, last."""
+
+DPO_RECORDS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("config_id", pa.string()),
+        _field("chosen_id", pa.string()),
+        _field("rejected_id", pa.string()),
+        _field("system", pa.string()),
+        _field("prompt", pa.string()),
+        _field("chosen", pa.string()),
+        _field("rejected", pa.string()),
+    ]
+)
+"""One row a pair: what DPO reads; text is joined here, last."""
+
+EVALUATION = pa.schema(
+    [
+        _field("system", pa.string()),
+        _field("config_id", pa.string()),
+        _field("prompt_id", pa.string()),
+        _field("response_id", pa.string()),
+        _field("prompt_type", pa.string()),
+        _nullable("h", pa.float32()),
+        _nullable("s", pa.int8()),
+    ]
+)
+"""One row a (system, config, prompt). ``h`` is helpfulness / 5, ``s`` is +1 or -1, null unknown;
+``system`` is base, ica, sft or dpo; ``prompt_type`` is allowed, partial or disallowed."""
+
+RESPONSE_LEDGER = pa.schema(
+    [
+        _field("key", pa.binary(16)),
+        _field("text", pa.string()),
+        _field("finish_reason", pa.string()),
+        _field("tokens", pa.int32()),
+        _field("engine", pa.string()),
+        _field("dtype", pa.string()),
+        _field("created", pa.int64()),
+    ]
+)
+"""Generated responses. Key: generator model, chat template, rendered messages, sampling, draw."""
+
+VERDICT_LEDGER = pa.schema(
+    [
+        _field("key", pa.binary(16)),
+        _field("labels", pa.list_(pa.string())),
+        _field("probabilities", pa.list_(pa.list_(pa.float32()))),
+        _field("outside_mass", pa.list_(pa.float32())),
+        _nullable("failure", pa.string()),
+        _field("engine", pa.string()),
+        _field("dtype", pa.string()),
+        _field("created", pa.int64()),
+    ]
+)
+"""Judgements, for responses and for prompts alike. Key: judge model, label protocol, content.
+Entry i of the lists is question i of the protocol: the answer taken, the probability of each
+allowed answer (before normalising) and the mass outside them. ``failure`` is set, and the lists
+empty, where no answer could be read. ``created`` is in nanoseconds since 1970, UTC."""
+
+
+def with_metadata(schema: pa.Schema, taxonomy_digest: str) -> pa.Schema:
+    """The schema with its version and the taxonomy's digest, which travel with every table."""
+    return schema.with_metadata(
+        {"cosalign.schema": SCHEMA_VERSION, "cosalign.taxonomy": taxonomy_digest}
+    )

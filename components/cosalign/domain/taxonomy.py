@@ -1,0 +1,146 @@
+"""The versioned risk taxonomy: names, definitions and the bit of each category.
+
+Bit ``i`` of a mask is category ``i`` of the file (law 2). The last category is the catch-all that
+no config can ever allow. The digest covers everything a judge or a model reads (names, titles,
+definitions, order), so a table whose digest differs was made under other questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from cosalign.domain.errors import TaxonomyError, nearest
+from cosalign.domain.fingerprint import fingerprint
+from cosalign.domain.validation import StrictModel, validated
+from cosalign.domain.yaml_text import parse_yaml
+
+MAX_CATEGORIES = 32
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class Category(StrictModel):
+    """One kind of risk.
+
+    Attributes:
+        name: Identifier in configs and reports.
+        title: How a config names it to the model.
+        definition: What falls under it, as facts about a text.
+    """
+
+    name: Name
+    title: str = Field(min_length=1, max_length=120)
+    definition: str = Field(min_length=1, max_length=2000)
+
+
+class Taxonomy(StrictModel):
+    """An ordered set of risk categories, the last of which is the catch-all."""
+
+    kind: Literal["RiskTaxonomy"]
+    name: Name
+    version: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.-]{0,30}$")
+    categories: tuple[Category, ...] = Field(min_length=2, max_length=MAX_CATEGORIES)
+
+    @field_validator("categories")
+    @classmethod
+    def _unique(cls, value: tuple[Category, ...]) -> tuple[Category, ...]:
+        names = [category.name for category in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the category {twice[0]!r} stands twice")
+        return value
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the taxonomy, 64 hex digits."""
+        return fingerprint("taxonomy", self.model_dump(mode="json"))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Category names in bit order."""
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def full_mask(self) -> int:
+        """The mask of all categories."""
+        return (1 << len(self.categories)) - 1
+
+    @property
+    def catch_all(self) -> int:
+        """The mask of the catch-all, the last bit."""
+        return 1 << (len(self.categories) - 1)
+
+    @property
+    def allowable_mask(self) -> int:
+        """The mask of all categories that a config may allow: all but the catch-all."""
+        return self.full_mask & ~self.catch_all
+
+    def mask_of(self, names: Iterable[str]) -> int:
+        """The mask of a set of category names.
+
+        Raises:
+            TaxonomyError: A name is not in the taxonomy; the nearest one is named.
+        """
+        mask = 0
+        for name in names:
+            if name not in self.names:
+                raise TaxonomyError(
+                    f"{name!r} is no category of taxonomy {self.name} {self.version}"
+                    f"{nearest(name, self.names)}"
+                )
+            mask |= 1 << self.names.index(name)
+        return mask
+
+    def names_of(self, mask: int) -> tuple[str, ...]:
+        """The category names of a mask, in bit order."""
+        return tuple(name for i, name in enumerate(self.names) if mask >> i & 1)
+
+    def bits_of(self, mask: int) -> tuple[int, ...]:
+        """The category indices of a mask, ascending."""
+        return tuple(i for i in range(len(self.categories)) if mask >> i & 1)
+
+
+def parse_taxonomy(text: str, source: str) -> Taxonomy:
+    """Reads a taxonomy from YAML text; ``source`` names it in messages.
+
+    Raises:
+        TaxonomyError: Fields are unknown, missing or wrong.
+    """
+    return validated(Taxonomy, parse_yaml(text, source, TaxonomyError), source, TaxonomyError)
+
+
+def shipped_taxonomies() -> dict[tuple[str, str], str]:
+    """The taxonomies that ship with the package: (name, version) to YAML text."""
+    folder = resources.files("cosalign.domain") / "taxonomies"
+    texts = [item.read_text("utf-8") for item in folder.iterdir() if item.name.endswith(".yaml")]
+    found = (parse_taxonomy(text, "shipped taxonomy") for text in texts)
+    return {(t.name, t.version): text for t, text in zip(found, texts, strict=True)}
+
+
+def load_taxonomy(name: str, version: str, files: Iterable[str] = ()) -> Taxonomy:
+    """The taxonomy of a name and version, from the given files or from those that ship.
+
+    Raises:
+        TaxonomyError: No file holds it.
+    """
+    known = []
+    for file in files:
+        path = Path(file)
+        if not path.is_file():
+            raise TaxonomyError(f"{file}: no such taxonomy file; correct taxonomy.files")
+        taxonomy = parse_taxonomy(path.read_text("utf-8"), file)
+        known.append(f"{taxonomy.name} {taxonomy.version}")
+        if (taxonomy.name, taxonomy.version) == (name, version):
+            return taxonomy
+    shipped = shipped_taxonomies()
+    if (name, version) in shipped:
+        return parse_taxonomy(shipped[name, version], f"shipped taxonomy {name}")
+    known += [f"{n} {v}" for n, v in shipped]
+    raise TaxonomyError(
+        f"taxonomy {name} {version} is not known{nearest(f'{name} {version}', known)}"
+    )
