@@ -1,0 +1,167 @@
+"""Google Cloud Storage as storage.
+
+The client library retries what is transient; what is left after its deadline becomes an error with
+exit code 75. ``STORAGE_EMULATOR_HOST`` points tests at a server of their own, without credentials.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cosalign.domain.errors import DataError, StorageError, StorageUnavailable
+from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, tree_files
+
+_TIMEOUT_SECONDS = 60
+_NOT_FOUND, _PRECONDITION = 404, 412
+_REFUSED = {401, 403}
+
+
+class GcsStorage:
+    """A prefix of a bucket; see :class:`cosalign.store.storage.Storage`."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.bucket = bucket
+        self.prefix = prefix
+
+    @property
+    def uri(self) -> str:
+        """The root as a ``gs://`` address."""
+        return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+
+    @cached_property
+    def _client_bucket(self) -> Any:
+        from google.auth.exceptions import DefaultCredentialsError
+        from google.cloud import storage
+
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        try:
+            client = (
+                storage.Client.create_anonymous_client() if emulator else storage.Client()
+            )
+        except DefaultCredentialsError:
+            raise StorageError(
+                f"{self.uri}: no Google credentials found; run 'gcloud auth application-default "
+                "login', or give the pod a service account with workload identity"
+            ) from None
+        return client.bucket(self.bucket)
+
+    def _name(self, path: str) -> str:
+        return f"{self.prefix}/{path}".strip("/")
+
+    def uri_of(self, path: str) -> str:
+        """The ``gs://`` address of an object."""
+        return f"gs://{self.bucket}/{self._name(path)}"
+
+    def local_path(self, path: str) -> Path | None:  # noqa: ARG002
+        """Always ``None``: no file stands behind an object."""
+        return None
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole object."""
+        with self._explained(path):
+            data: bytes = self._client_bucket.blob(self._name(path)).download_as_bytes(
+                timeout=_TIMEOUT_SECONDS
+            )
+        return data
+
+    def stat(self, path: str) -> ObjectStat | None:
+        """Size and generation."""
+        with self._explained(path):
+            blob = self._client_bucket.get_blob(self._name(path), timeout=_TIMEOUT_SECONDS)
+        return ObjectStat(path, blob.size, blob.generation) if blob is not None else None
+
+    def list(self, prefix: str) -> list[ObjectStat]:
+        """Objects below a folder."""
+        folder = self._name(prefix)
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        with self._explained(prefix):
+            blobs = list(
+                self._client_bucket.list_blobs(
+                    prefix=f"{folder}/" if folder else None, timeout=_TIMEOUT_SECONDS
+                )
+            )
+        found = [ObjectStat(b.name[cut:], b.size, b.generation) for b in blobs]
+        return sorted(found, key=lambda s: s.path)
+
+    def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
+        """Writes an object, under a generation precondition where one is given."""
+        blob = self._client_bucket.blob(self._name(path))
+        with self._explained(path):
+            blob.upload_from_string(
+                data,
+                content_type="application/octet-stream",
+                if_generation_match=if_generation,
+                timeout=_TIMEOUT_SECONDS,
+            )
+        return int(blob.generation)
+
+    def delete(self, path: str) -> None:
+        """Removes an object."""
+        from google.api_core.exceptions import NotFound
+
+        with self._explained(path):
+            try:
+                self._client_bucket.blob(self._name(path)).delete(timeout=_TIMEOUT_SECONDS)
+            except NotFound:
+                return
+
+    def upload(self, local: Path, path: str) -> None:
+        """Streams a file in."""
+        with self._explained(path):
+            self._client_bucket.blob(self._name(path)).upload_from_filename(
+                str(local), timeout=_TIMEOUT_SECONDS
+            )
+
+    def download(self, path: str, local: Path) -> None:
+        """Streams an object out, through a temporary file."""
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise StorageError(f"{local}: {problem.strerror}; choose another folder") from None
+        partial = local.with_name(f".writing-{local.name}")
+        with self._explained(path):
+            self._client_bucket.blob(self._name(path)).download_to_filename(
+                str(partial), timeout=_TIMEOUT_SECONDS
+            )
+        partial.replace(local)
+
+    def upload_tree(self, folder: Path, prefix: str) -> None:
+        """Uploads a folder."""
+        in_parallel(lambda f: self.upload(folder / f, f"{prefix}/{f}"), tree_files(folder))
+
+    def download_tree(self, prefix: str, folder: Path) -> None:
+        """Downloads a folder."""
+        cut = len(prefix.rstrip("/")) + 1
+        paths = [s.path for s in self.list(prefix)]
+        in_parallel(lambda p: self.download(p, folder / p[cut:]), paths)
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Turns the client's errors into ours, by what a retry could change."""
+        import requests
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.auth.exceptions import TransportError
+
+        where = self.uri_of(path)
+        try:
+            yield
+        except GoogleAPICallError as problem:
+            raise _by_status(where, problem.code, problem.message) from None
+        except (RetryError, TransportError, requests.RequestException, ConnectionError) as problem:
+            kind = type(problem).__name__
+            raise StorageUnavailable(f"{where}: storage did not answer ({kind}); retry") from None
+
+
+def _by_status(where: str, status: int | None, message: str) -> Exception:
+    if status == _NOT_FOUND:
+        return DataError(f"{where}: no such object; was it moved, or the step before not run?")
+    if status == _PRECONDITION:
+        return GenerationMismatch(f"{where} was changed by another writer; try again")
+    if status in _REFUSED:
+        return StorageError(f"{where}: access refused ({status}); grant the account access")
+    return StorageUnavailable(f"{where}: storage answered {status}: {message[:200]}; retry")

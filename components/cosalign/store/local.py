@@ -1,0 +1,185 @@
+"""Local folders as storage.
+
+A write goes to a hidden temporary file beside its target, is flushed to the disk and then renamed,
+so that a reader or a crash sees the old object or the new one. A generation is derived from the
+content: file systems keep no counter, and times are too coarse to tell two quick writes apart. The
+compare-and-swap holds a lock file, which the kernel frees when its owner dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cosalign.domain.errors import DataError, StorageError, UserError
+from cosalign.domain.fingerprint import content_sha256
+from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, tree_files
+
+_TEMPORARY = ".writing-"
+_LOCK = ".lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class LocalStorage:
+    """A folder; see :class:`cosalign.store.storage.Storage`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def uri(self) -> str:
+        """The root as a ``file://`` address."""
+        return self.root.as_uri()
+
+    def local_path(self, path: str) -> Path:
+        """The file behind an object.
+
+        Raises:
+            StorageError: The path leaves the root.
+        """
+        full = (self.root / path).absolute()
+        if ".." in Path(path).parts:
+            raise StorageError(f"{path!r} leaves the storage root {self.root}")
+        return full
+
+    def uri_of(self, path: str) -> str:
+        """The ``file://`` address of an object."""
+        return self.local_path(path).as_uri()
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole object."""
+        with _explained(self.local_path(path)):
+            return self.local_path(path).read_bytes()
+
+    def stat(self, path: str) -> ObjectStat | None:
+        """Size and a generation derived from the content."""
+        full = self.local_path(path)
+        if not full.is_file():
+            return None
+        data = self.read_bytes(path)
+        return ObjectStat(path, len(data), _generation(data))
+
+    def list(self, prefix: str) -> list[ObjectStat]:
+        """Objects below a folder. Generations are not computed here: they are 1."""
+        base = self.local_path(prefix) if prefix else self.root
+        files = [base / name for name in tree_files(base)] if base.is_dir() else []
+        kept = [f for f in files if not _is_internal(f.name)]
+        found = [(str(f.relative_to(self.root)), f) for f in kept]
+        return [ObjectStat(path, f.stat().st_size, 1) for path, f in sorted(found)]
+
+    def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
+        """Writes atomically, under a lock where a generation is demanded."""
+        full = self.local_path(path)
+        if if_generation is None:
+            _replace(full, data)
+            return _generation(data)
+        with _locked(full):
+            now = self.stat(path)
+            if (now.generation if now else 0) != if_generation:
+                raise GenerationMismatch(f"{full} was changed by another writer; try again")
+            _replace(full, data)
+        return _generation(data)
+
+    def delete(self, path: str) -> None:
+        """Removes an object."""
+        with _explained(self.local_path(path)):
+            self.local_path(path).unlink(missing_ok=True)
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copies a file in."""
+        _copy(local, self.local_path(path))
+
+    def download(self, path: str, local: Path) -> None:
+        """Copies a file out."""
+        _copy(self.local_path(path), local)
+
+    def upload_tree(self, folder: Path, prefix: str) -> None:
+        """Copies a folder in."""
+        in_parallel(lambda f: self.upload(folder / f, f"{prefix}/{f}"), tree_files(folder))
+
+    def download_tree(self, prefix: str, folder: Path) -> None:
+        """Copies a folder out."""
+        cut = len(prefix.rstrip("/")) + 1
+        paths = [s.path for s in self.list(prefix)]
+        in_parallel(lambda p: self.download(p, folder / p[cut:]), paths)
+
+
+def _generation(data: bytes) -> int:
+    return int(content_sha256(data)[:15], 16) or 1
+
+
+def _is_internal(name: str) -> bool:
+    return name.startswith(_TEMPORARY) or name.endswith(_LOCK)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into messages that say what to do."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: no such file; was it moved, or the step before not run?") from None
+    except OSError as problem:
+        raise _refusal(path, problem) from None
+
+
+def _refusal(path: Path, problem: OSError) -> UserError:
+    if problem.errno in _FULL:
+        return StorageError(f"{path}: the disk is full; free space and run again, nothing is lost")
+    if isinstance(problem, PermissionError) or problem.errno == errno.EROFS:
+        return StorageError(f"{path}: no permission to write or read here; choose another folder")
+    return StorageError(f"{path}: {problem.strerror or problem}")
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file that becomes ``path`` when the block ends, and vanishes if it fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    except OSError as problem:
+        raise _refusal(path, problem) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as problem:
+        Path(name).unlink(missing_ok=True)
+        raise _refusal(path, problem) from None
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with _temporary(path) as file:
+        file.write(data)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with _explained(source):
+        reader = source.open("rb")
+    with reader, _temporary(target) as file:
+        shutil.copyfileobj(reader, file, 1 << 22)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + _LOCK).open("a")
+    except OSError as problem:
+        raise _refusal(path, problem) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
