@@ -1,0 +1,244 @@
+"""The skeleton of every container entry: read inputs, do nothing twice, write outputs.
+
+A step is a function from a run config and earlier steps' manifests to tables in storage. Its
+outputs lie in a folder named after the fingerprint of everything they depend on; the manifest is
+written last. So a finished step found again is reused, a killed one starts over cheaply (its paid
+work is in ledgers), and two settings never share a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cosalign.domain.errors import ConfigError, DataError
+from cosalign.domain.fingerprint import Json, fingerprint
+from cosalign.domain.run_config import RunConfig
+from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.validation import StrictModel, validated
+from cosalign.domain.yaml_text import parse_yaml
+from cosalign.runtime.executor import ExecutorIo, parse_executor_input
+from cosalign.runtime.exit_codes import run_and_exit_code
+from cosalign.runtime.logs import configure_logs, get_logger
+from cosalign.runtime.run_config import read_run_config
+from cosalign.store.storage import Storage, open_storage
+from cosalign.store.tables import TableRef
+
+REUSED = "cosalign_reused"
+"""Metadata key of an output artifact: the step found its result already there."""
+
+
+class StepManifest(StrictModel):
+    """What a step hands to the next: references and counts, never rows.
+
+    Deterministic: it holds no times, so equal work gives equal bytes.
+
+    Attributes:
+        step: The step's name.
+        fingerprint: Identity of all that the result depends on.
+        storage: Address of the storage root that paths are relative to.
+        tables: Tables by name.
+        counts: Counts by name: the funnel, what was set aside, coverage.
+        models: Model addresses by name.
+        metrics: Figures by name; ``null`` where a figure could not be measured.
+        files: Other results: name to storage path.
+    """
+
+    step: str
+    fingerprint: str
+    storage: str
+    tables: dict[str, TableRef] = {}
+    counts: dict[str, int] = {}
+    models: dict[str, str] = {}
+    metrics: dict[str, float | None] = {}
+    files: dict[str, str] = {}
+
+
+@dataclass
+class ManifestDraft:
+    """What a step fills in while it runs; the fields are :class:`StepManifest`'s."""
+
+    tables: dict[str, TableRef] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step works with; ``folder`` is the storage folder of its own outputs."""
+
+    config: RunConfig
+    storage: Storage
+    taxonomy: Taxonomy
+    inputs: dict[str, StepManifest]
+    folder: str = ""
+
+
+class Step(Protocol):
+    """One step of the graph."""
+
+    @property
+    def name(self) -> str:
+        """The step's name, which is also that of its output artifact."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the earlier steps whose manifests it reads."""
+        ...
+
+    def identity(self, context: StepContext) -> Json:
+        """Everything that the result depends on beside the inputs and the taxonomy."""
+        ...
+
+    def execute(self, context: StepContext, draft: ManifestDraft) -> None:
+        """Does the work, writes below ``context.folder`` and fills in the draft."""
+        ...
+
+
+def main(step: Step, argv: Sequence[str] | None = None) -> int:
+    """Container entry of a step; gives the exit code."""
+    configure_logs()
+    return run_and_exit_code(lambda: _run(step, sys.argv[1:] if argv is None else argv))
+
+
+def run_step(
+    step: Step, config: RunConfig, inputs: dict[str, StepManifest]
+) -> tuple[StepManifest, bool]:
+    """Runs a step, or finds its finished result.
+
+    Returns:
+        The manifest, and whether it was already there.
+    """
+    storage = open_storage(config.storage.root)
+    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    context = StepContext(config, storage, taxonomy, inputs)
+    identity = _fingerprint(step, context)
+    folder = f"steps/{step.name}/{identity}"
+    log = get_logger(__name__).bind(step=step.name, fingerprint=identity[:12])
+    finished = _finished(storage, folder)
+    if finished is not None:
+        log.info("nothing_to_do", tables=len(finished.tables))
+        return finished, True
+    log.info("step_started")
+    draft = ManifestDraft()
+    step.execute(StepContext(config, storage, taxonomy, inputs, folder), draft)
+    manifest = StepManifest(
+        step=step.name, fingerprint=identity, storage=storage.uri, **vars(draft)
+    )
+    storage.write_bytes(f"{folder}/manifest.json", _manifest_bytes(manifest))
+    log.info("step_finished", **manifest.counts)
+    return manifest, False
+
+
+def read_manifest(path: Path) -> StepManifest:
+    """Reads an input manifest.
+
+    Raises:
+        DataError: It is missing or not a manifest.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; run the step before, or correct the path")
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(data: bytes, source: str) -> StepManifest:
+    """Parses a manifest; ``source`` names it in messages."""
+    raw = parse_yaml(data.decode("utf-8", "replace"), source, DataError)
+    return validated(StepManifest, raw, source, DataError)
+
+
+def _fingerprint(step: Step, context: StepContext) -> str:
+    inputs: dict[str, Json] = {
+        name: {
+            "tables": {n: t.sha256 for n, t in manifest.tables.items()},
+            "models": dict(manifest.models),
+        }
+        for name, manifest in context.inputs.items()
+    }
+    return fingerprint(
+        "step",
+        {
+            "step": step.name,
+            "inputs": inputs,
+            "taxonomy": context.taxonomy.digest,
+            "identity": step.identity(context),
+        },
+    )
+
+
+def _manifest_bytes(manifest: StepManifest) -> bytes:
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
+    return f"{text}\n".encode()
+
+
+def _finished(storage: Storage, folder: str) -> StepManifest | None:
+    """The finished manifest, if it and every table that it names are there."""
+    present = {stat.path: stat.size for stat in storage.list(folder)}
+    path = f"{folder}/manifest.json"
+    if path not in present:
+        return None
+    manifest = parse_manifest(storage.read_bytes(path), storage.uri_of(path))
+    named = [ref.path for ref in manifest.tables.values()] + list(manifest.files.values())
+    lost = [p for p in named if p.startswith(folder) and not present.get(p)]
+    if lost:
+        get_logger(__name__).warning("result_incomplete", path=lost[0], step=manifest.step)
+        return None
+    return manifest
+
+
+def _run(step: Step, argv: Sequence[str]) -> None:
+    io = _parse(step, argv)
+    missing = [name for name in step.inputs if name not in io.artifacts]
+    if missing or "run_config_uri" not in io.parameters:
+        needed = missing[0] if missing else "run_config_uri"
+        raise ConfigError(f"{step.name}: the input {needed!r} is missing; see --help")
+    config = read_run_config(
+        io.parameters["run_config_uri"], io.parameters.get("run_config_digest") or None
+    )
+    inputs = {name: read_manifest(io.artifacts[name]) for name in step.inputs}
+    manifest, reused = run_step(step, config, inputs)
+    _write_outputs(step, io, manifest, reused)
+
+
+def _write_outputs(step: Step, io: ExecutorIo, manifest: StepManifest, reused: bool) -> None:
+    storage = open_storage(manifest.storage)
+    for name in io.outputs:
+        if name == step.name:
+            io.output_path(name).write_bytes(_manifest_bytes(manifest))
+            io.metadata[name] = {REUSED: reused, "fingerprint": manifest.fingerprint}
+        elif name in manifest.files:
+            io.output_path(name).write_bytes(storage.read_bytes(manifest.files[name]))
+        else:  # Metrics live in metadata, with no file behind them.
+            io.metadata[name] = {k: v for k, v in manifest.metrics.items() if v is not None}
+    io.finish()
+
+
+def _parse(step: Step, argv: Sequence[str]) -> ExecutorIo:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m cosalign.{step.name}",
+        description=(step.__doc__ or step.name).splitlines()[0],
+    )
+    parser.add_argument("--executor-input", help="KFP's executor input, JSON")
+    parser.add_argument("--run-config", help="the run config: a path, file:// or gs://")
+    parser.add_argument("--run-config-digest", help="SHA-256 that the run config must have")
+    for name in step.inputs:
+        parser.add_argument(f"--{name}", type=Path, help=f"manifest of the {name} step")
+    parser.add_argument("--output", type=Path, help="where this step's manifest is written")
+    args = parser.parse_args(argv)
+    if args.executor_input:
+        return parse_executor_input(args.executor_input)
+    if not args.run_config or not args.output:
+        parser.error("give --executor-input, or --run-config and --output")
+    parameters = {"run_config_uri": args.run_config, "run_config_digest": args.run_config_digest}
+    artifacts = {n: getattr(args, n) for n in step.inputs if getattr(args, n)}
+    output = {"name": step.name, "uri": str(args.output.absolute())}
+    executor_output = args.output.with_name(f"{args.output.name}.executor-output.json")
+    return ExecutorIo(parameters, artifacts, executor_output, {step.name: output})
