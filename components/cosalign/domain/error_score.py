@@ -67,7 +67,8 @@ def collapse_array(risk_masks: UIntArray, pool_mask: int, catch_all: int) -> UIn
     """:func:`collapse` of each element; shape is kept."""
     pool = np.uint32(pool_mask)
     outside = (risk_masks & ~pool) != 0
-    return (risk_masks & pool) | np.where(outside, np.uint32(catch_all), np.uint32(0))
+    folded = np.where(outside, np.uint32(catch_all), np.uint32(0))
+    return np.asarray((risk_masks & pool) | folded, np.uint32)
 
 
 def error_tenths_array(

@@ -176,13 +176,15 @@ class ScoringGroup(StrictModel):
 
     Attributes:
         threshold: A label is taken as present from this normalised probability on.
-        thresholds: The same for single questions (a category's name, ``addressed``).
+        thresholds: The same for single questions on responses (a category's name, ``addressed``).
+        prompt_thresholds: The same for single questions on prompts (a category's name).
         min_label_mass: Where less probability than this falls on the labels, the label is unknown.
             It is read before masking, so it says whether the judge was answering at all.
     """
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     thresholds: dict[str, float] = {}
+    prompt_thresholds: dict[str, float] = {}
     min_label_mass: float = Field(default=0.01, ge=0, le=1)
 
 

@@ -195,9 +195,7 @@ def parse_safety_config(text: str, source: str, taxonomies: dict[str, Taxonomy])
     )
 
 
-def _allowed_mask(
-    risks: tuple[str, ...] | None, taxonomy: Taxonomy, source: str
-) -> int | None:
+def _allowed_mask(risks: tuple[str, ...] | None, taxonomy: Taxonomy, source: str) -> int | None:
     if risks is None:
         return None
     allowable = taxonomy.names_of(taxonomy.allowable_mask)

@@ -32,7 +32,8 @@ PROMPTS = pa.schema(
     ]
 )
 """One row a unique prompt. ``risk_mask`` is its label set; bits not in ``known_mask`` are unknown.
-``split``: train, dev, held_out, or unlabelled (some label unknown: never drawn for)."""
+``split``: train, held_out (for evaluation), unlabelled (some label unknown) or dropped (label set
+rare, capped, or outside the training categories); only train prompts are drawn for."""
 
 CONFIGS = pa.schema(
     [
@@ -150,12 +151,14 @@ RESPONSE_LEDGER = pa.schema(
         _field("text", pa.string()),
         _field("finish_reason", pa.string()),
         _field("tokens", pa.int32()),
+        _nullable("failure", pa.string()),
         _field("engine", pa.string()),
         _field("dtype", pa.string()),
         _field("created", pa.int64()),
     ]
 )
-"""Generated responses. Key: generator model, chat template, rendered messages, sampling, draw."""
+"""Generated responses. Key: generator model, chat template, rendered messages, sampling, draw.
+``failure`` is set where nothing could be generated; such a row is asked for again by the next run."""
 
 VERDICT_LEDGER = pa.schema(
     [
@@ -172,7 +175,7 @@ VERDICT_LEDGER = pa.schema(
 """Judgements, for responses and for prompts alike. Key: judge model, label protocol, content.
 Entry i of the lists is question i of the protocol: the answer taken, the probability of each
 allowed answer (before normalising) and the mass outside them. ``failure`` is set, and the lists
-empty, where no answer could be read. ``created`` is in nanoseconds since 1970, UTC."""
+empty, where no answer could be read; such a row is asked for again by the next run. ``created`` is in nanoseconds since 1970, UTC."""
 
 
 def with_metadata(schema: pa.Schema, taxonomy_digest: str) -> pa.Schema:

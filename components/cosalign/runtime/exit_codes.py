@@ -1,6 +1,6 @@
 """From errors to exit codes and one clear message.
 
-``2``: the user can fix it. ``75``: a retry may fix it. ``70``: a defect of ours, with its traceback.
+``2``: the user can fix it. ``75``: a retry may fix it. ``70``: a defect, with its traceback.
 ``130`` and ``143``: interrupted. KFP sees only "failed", so the code is for people, scripts and the
 local run.
 """

@@ -23,9 +23,7 @@ class Progress:
         interval: Seconds between lines.
     """
 
-    def __init__(
-        self, log: Any, work: str, total: int, interval: float = INTERVAL_SECONDS
-    ) -> None:
+    def __init__(self, log: Any, work: str, total: int, interval: float = INTERVAL_SECONDS) -> None:
         self._log = log
         self._work = work
         self._total = total

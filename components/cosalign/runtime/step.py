@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,8 @@ REUSED = "cosalign_reused"
 class StepManifest(StrictModel):
     """What a step hands to the next: references and counts, never rows.
 
-    Deterministic: it holds no times, so equal work gives equal bytes.
+    It holds no times. Counts that end in ``_made``, and ``engine_starts``, say what this attempt
+    paid for; all else is a function of the fingerprint.
 
     Attributes:
         step: The step's name.
@@ -90,8 +91,12 @@ class Step(Protocol):
         ...
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the earlier steps whose manifests it reads."""
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """The earlier steps that it reads, each with the tables and models that it takes.
+
+        What is not named here is not part of the step's fingerprint: scoring reads no configs, so
+        another set of configs leaves its result standing.
+        """
         ...
 
     def identity(self, context: StepContext) -> Json:
@@ -157,11 +162,8 @@ def parse_manifest(data: bytes, source: str) -> StepManifest:
 
 def _fingerprint(step: Step, context: StepContext) -> str:
     inputs: dict[str, Json] = {
-        name: {
-            "tables": {n: t.sha256 for n, t in manifest.tables.items()},
-            "models": dict(manifest.models),
-        }
-        for name, manifest in context.inputs.items()
+        name: [_input_identity(context.inputs[name], item) for item in items]
+        for name, items in step.inputs.items()
     }
     return fingerprint(
         "step",
@@ -172,6 +174,14 @@ def _fingerprint(step: Step, context: StepContext) -> str:
             "identity": step.identity(context),
         },
     )
+
+
+def _input_identity(manifest: StepManifest, item: str) -> Json:
+    if item in manifest.tables:
+        return manifest.tables[item].sha256
+    if item in manifest.models:
+        return manifest.models[item]
+    raise DataError(f"the manifest of {manifest.step} names no {item!r}; run that step again")
 
 
 def _manifest_bytes(manifest: StepManifest) -> bytes:

@@ -40,9 +40,7 @@ class GcsStorage:
 
         emulator = os.environ.get("STORAGE_EMULATOR_HOST")
         try:
-            client = (
-                storage.Client.create_anonymous_client() if emulator else storage.Client()
-            )
+            client = storage.Client.create_anonymous_client() if emulator else storage.Client()
         except DefaultCredentialsError:
             raise StorageError(
                 f"{self.uri}: no Google credentials found; run 'gcloud auth application-default "

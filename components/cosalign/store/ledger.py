@@ -4,6 +4,8 @@ A ledger is a folder of Parquet parts that are only ever added. A writer flushes
 parts of its own, each written atomically, so that writers never wait for one another and a kill
 loses at most one unflushed batch. What is stored is a *set* keyed by 128 bits: when two writers
 paid for the same key, the row in the part whose name sorts first counts, for every reader alike.
+A row whose ``failure`` is set is kept and read, but it is not *stored*: it is asked for again by the
+next run, and any success, before or after it, counts instead.
 
 ::
 
@@ -41,11 +43,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LedgerStats:
-    """What a ledger holds: ``rows`` counts stored rows, ``keys`` distinct living keys."""
+    """What a ledger holds.
+
+    Attributes:
+        parts: Part files.
+        rows: Living rows, duplicates and failures included.
+        keys: Distinct keys with a success.
+        failures: Distinct keys with failures only.
+        bytes: Size of all parts.
+        erased: Erased keys that were not made anew.
+    """
 
     parts: int
     rows: int
     keys: int
+    failures: int
     bytes: int
     erased: int
 
@@ -62,7 +74,7 @@ class Ledger:
     Args:
         storage: The storage root.
         name: The ledger's name (``responses``, ``verdicts``).
-        schema: Its columns; the first is ``key``, 16 bytes.
+        schema: Its columns, among them ``key`` (16 bytes) and the nullable string ``failure``.
     """
 
     def __init__(self, storage: Storage, name: str, schema: pa.Schema) -> None:
@@ -79,9 +91,8 @@ class Ledger:
         """The keys that are not stored, each once, in the order given: what is still to pay."""
         asked = list(dict.fromkeys(keys))
         found: set[bytes] = set()
-        wanted = _key_array(asked)
-        for table in self._scan(["key"], wanted):
-            found.update(table.column("key").to_pylist())
+        for table in self._scan(["key", "failure"], _key_array(asked)):
+            found.update(_successes(table).column("key").to_pylist())
         return [key for key in asked if key not in found]
 
     def read(self, keys: Sequence[bytes]) -> pa.Table:
@@ -107,12 +118,21 @@ class Ledger:
         """Counts parts, rows, keys and bytes."""
         parts = self._parts()
         keys: set[bytes] = set()
+        everything: set[bytes] = set()
         rows = 0
-        for table in self._scan(["key"], None):
+        for table in self._scan(["key", "failure"], None):
             rows += table.num_rows
-            keys.update(table.column("key").to_pylist())
-        erased = set().union(*(t.keys for t in self._tombstones())) - keys
-        return LedgerStats(len(parts), rows, len(keys), sum(p.size for p in parts), len(erased))
+            keys.update(_successes(table).column("key").to_pylist())
+            everything.update(table.column("key").to_pylist())
+        erased = set().union(*(t.keys for t in self._tombstones())) - everything
+        return LedgerStats(
+            parts=len(parts),
+            rows=rows,
+            keys=len(keys),
+            failures=len(everything - keys),
+            bytes=sum(part.size for part in parts),
+            erased=len(erased),
+        )
 
     def verify(self) -> list[str]:
         """Names of parts that are torn or have another schema; empty where all is well."""
@@ -255,7 +275,13 @@ def _is_in(table: pa.Table, keys: pa.Array) -> pa.ChunkedArray:
     return pc.is_in(table.column("key"), value_set=keys)
 
 
+def _successes(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.is_null(rows.column("failure")))
+
+
 def _first_of_each_key(rows: pa.Table) -> pa.Table:
+    failed = rows.filter(pc.is_valid(rows.column("failure")))
+    rows = pa.concat_tables([_successes(rows), failed])
     keys = rows.column("key").combine_chunks()
     first = pc.index_in(keys, value_set=keys)
     return rows.filter(pc.equal(first, pa.array(range(len(keys)), pa.int32())))

@@ -125,7 +125,9 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path}: no such file; was it moved, or the step before not run?") from None
+        raise DataError(
+            f"{path}: no such file; was it moved, or the step before not run?"
+        ) from None
     except OSError as problem:
         raise _refusal(path, problem) from None
 

@@ -39,9 +39,7 @@ def table_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
     import pyarrow.parquet as pq
 
     try:
-        cast = pa.table(
-            {f.name: table.column(f.name).cast(f.type) for f in schema}, schema=schema
-        )
+        cast = pa.table({f.name: table.column(f.name).cast(f.type) for f in schema}, schema=schema)
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
         raise DataError(f"rows do not fit their table's schema: {problem}") from None
     nulls = [f.name for f in schema if not f.nullable and cast.column(f.name).null_count]

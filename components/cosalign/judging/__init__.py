@@ -1,0 +1,1 @@
+"""Judgements: criteria as data, one request for all of them, verdicts that can be unknown."""

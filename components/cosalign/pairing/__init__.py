@@ -1,0 +1,1 @@
+"""Pairing: Algorithm 1 as pure integer arithmetic over ids and masks."""

@@ -1,0 +1,67 @@
+"""``cosalign config``, ``cosalign taxonomy`` and ``cosalign profile``: look at settings, check files."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def config() -> None:
+    """Check and show safety configs."""
+
+
+@config.command("validate")
+@click.argument("addresses", nargs=-1, required=True)
+@click.option("--taxonomy-file", "taxonomy_files", multiple=True, help="A taxonomy file to know.")
+def validate(addresses: tuple[str, ...], taxonomy_files: tuple[str, ...]) -> None:
+    """Check safety config files or folders of them, local or gs://."""
+    from cosalign.domain.errors import SafetyConfigError
+    from cosalign.runtime.safety_config_files import known_taxonomies, read_safety_configs
+
+    configs = read_safety_configs(addresses, known_taxonomies(taxonomy_files))
+    if not configs:
+        raise SafetyConfigError(f"{', '.join(addresses)}: no *.yaml file there")
+    for found in configs:
+        click.echo(f"{found.name}\tregion {found.region}\t{found.kind}\t{found.digest[:12]}")
+
+
+@config.command("render")
+@click.argument("address")
+@click.option("--taxonomy-file", "taxonomy_files", multiple=True, help="A taxonomy file to know.")
+@click.option("--rendering", default=0, show_default=True, help="Which rendering, from 0.")
+def render(address: str, taxonomy_files: tuple[str, ...], rendering: int) -> None:
+    """Print the system prompt that a safety config becomes."""
+    from cosalign.domain.config_rendering import render_safety_config
+    from cosalign.runtime.safety_config_files import known_taxonomies, read_safety_configs
+
+    taxonomies = known_taxonomies(taxonomy_files)
+    by_digest = {taxonomy.digest: taxonomy for taxonomy in taxonomies.values()}
+    for found in read_safety_configs([address], taxonomies):
+        click.echo(render_safety_config(found, by_digest[found.taxonomy_digest], rendering).text)
+
+
+@click.group()
+def taxonomy() -> None:
+    """Show risk taxonomies."""
+
+
+@taxonomy.command("show")
+@click.argument("file", required=False)
+def show(file: str | None) -> None:
+    """List the categories of a taxonomy file, or of those that ship."""
+    from cosalign.runtime.safety_config_files import known_taxonomies
+
+    for found in known_taxonomies([file] if file else []).values():
+        click.echo(f"{found.name} {found.version}\tdigest {found.digest[:12]}")
+        for bit, category in enumerate(found.categories):
+            click.echo(f"  bit {bit}\t{category.name}\t{category.title}")
+
+
+@click.command()
+@click.argument("name", default="small")
+@click.option("--set", "overrides", multiple=True, help="Override one value: group.key=value.")
+def profile(name: str, overrides: tuple[str, ...]) -> None:
+    """Print a profile, every default filled in."""
+    from cosalign.runtime.run_config import dump_run_config, load_run_config
+
+    click.echo(dump_run_config(load_run_config(name, overrides)), nl=False)

@@ -1,0 +1,37 @@
+"""Reads the regions' safety configs from files, folders and ``gs://`` addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cosalign.domain.errors import SafetyConfigError
+from cosalign.domain.safety_config import SafetyConfig, parse_safety_config
+from cosalign.domain.taxonomy import Taxonomy, parse_taxonomy, shipped_taxonomies
+from cosalign.store.storage import list_uris, read_uri
+
+
+def known_taxonomies(files: Iterable[str] = ()) -> dict[str, Taxonomy]:
+    """The shipped taxonomies and those of some files, by ``"name version"``."""
+    shipped = [parse_taxonomy(text, "shipped taxonomy") for text in shipped_taxonomies().values()]
+    given = [parse_taxonomy(read_uri(file).decode(), file) for file in files]
+    return {f"{t.name} {t.version}": t for t in (*shipped, *given)}
+
+
+def read_safety_configs(
+    addresses: Iterable[str], taxonomies: dict[str, Taxonomy]
+) -> list[SafetyConfig]:
+    """All configs of some files or folders, sorted by name.
+
+    Raises:
+        SafetyConfigError: A file is wrong, or two have one name.
+    """
+    found: dict[str, SafetyConfig] = {}
+    for address in addresses:
+        for uri in list_uris(address, ".yaml"):
+            config = parse_safety_config(read_uri(uri).decode("utf-8", "replace"), uri, taxonomies)
+            if config.name in found:
+                raise SafetyConfigError(
+                    f"{uri}: metadata.name {config.name!r} is used by another file; rename one"
+                )
+            found[config.name] = config
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,1 @@
+"""Scoring: every candidate response is judged once, whatever configs there are."""

@@ -1,0 +1,83 @@
+"""The scoring step: the verdicts table of all candidate responses.
+
+No config is an input here (law 1): a run with other configs over the same responses finds this
+step's result already made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cosalign.domain.fingerprint import Json
+from cosalign.domain.schemas import VERDICTS, with_metadata
+from cosalign.inference.engine_host import EngineHost
+from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.judging.judge import Judge
+from cosalign.judging.label_protocol import response_protocol
+from cosalign.judging.response_verdicts import judge_responses
+from cosalign.runtime.step import ManifestDraft, StepContext
+from cosalign.store.tables import read_table, write_table
+
+
+class ScoringStep:
+    """Judges every candidate response once: risks, addressed, helpfulness."""
+
+    name = "scoring"
+    inputs: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {"synthesis": ("prompts", "responses")}
+    )
+
+    def identity(self, context: StepContext) -> Json:
+        """The judge, the questions and the thresholds."""
+        return {
+            "judge": _judge_model(context).digest,
+            "protocol": response_protocol(context.taxonomy).digest,
+            "scoring": context.config.scoring.model_dump(
+                mode="json", exclude={"prompt_thresholds"}
+            ),
+            # Not a row's identity, yet it decides which rows fail for being too long.
+            "max_model_len": context.config.models.engine.max_model_len,
+        }
+
+    def execute(self, context: StepContext, draft: ManifestDraft) -> None:
+        """Judges what is not judged yet, and writes the verdicts table sorted by response id."""
+        tables = context.inputs["synthesis"].tables
+        responses = read_table(context.storage, tables["responses"]).sort_by("response_id")
+        prompts = read_table(context.storage, tables["prompts"])
+        texts = dict(
+            zip(
+                prompts.column("prompt_id").to_pylist(),
+                prompts.column("text").to_pylist(),
+                strict=True,
+            )
+        )
+        with EngineHost(context.config.models.engine) as host:
+            judge = Judge(host, context.storage, _judge_model(context))
+            judged = judge_responses(
+                judge, context.taxonomy, responses, texts, context.config.scoring
+            )
+            draft.counts["engine_starts"] = host.starts
+        schema = with_metadata(VERDICTS, context.taxonomy.digest)
+        path = f"{context.folder}/verdicts.parquet"
+        draft.tables["verdicts"] = write_table(context.storage, path, judged.table, schema)
+        _count(context, judged.table, draft)
+        draft.counts["verdicts_made"] = judged.made
+
+
+def _judge_model(context: StepContext) -> ModelFolder:
+    cache = Path(context.config.storage.cache).expanduser()
+    return resolve_model(context.config.models.judge_uri, cache)
+
+
+def _count(context: StepContext, verdicts: pa.Table, draft: ManifestDraft) -> None:
+    whole = pc.equal(verdicts.column("known_mask"), context.taxonomy.full_mask)
+    known = pc.sum(pc.and_(whole, pc.is_valid(verdicts.column("addressed")))).as_py() or 0
+    total = verdicts.num_rows
+    draft.counts["verdicts"] = total
+    draft.counts["verdicts_unknown"] = total - known
+    draft.metrics["verdict_coverage"] = known / total if total else None

@@ -1,0 +1,1 @@
+"""Synthesis: prompts are read and labelled, configs drawn, candidate responses generated."""

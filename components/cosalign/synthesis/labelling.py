@@ -1,0 +1,74 @@
+"""Labels prompts through the judge, and decides which label sets are drawn for.
+
+Source: arXiv 2410.08968, section 5.1: label sets with few prompts are dropped, prompts whose set
+is not within the training categories are dropped, and large sets are capped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cosalign.domain.fingerprint import seed_of
+from cosalign.domain.run_config import PromptsGroup, ScoringGroup
+from cosalign.domain.taxonomy import Taxonomy
+from cosalign.judging.judge import Judge
+from cosalign.judging.label_protocol import Evidence, prompt_protocol
+from cosalign.judging.verdict import risk_labels
+from cosalign.synthesis.prompt_source import Prompt
+
+
+@dataclass(frozen=True)
+class PromptLabels:
+    """Label masks of prompts, each of shape (prompts,), and how many judgements were made."""
+
+    risk_mask: npt.NDArray[np.uint32]
+    known_mask: npt.NDArray[np.uint32]
+    made: int
+
+
+def label_prompts(
+    judge: Judge, taxonomy: Taxonomy, prompts: list[Prompt], settings: ScoringGroup
+) -> PromptLabels:
+    """Labels each prompt with the risks of a harmful answer to it."""
+    protocol = prompt_protocol(taxonomy)
+    done = judge.judge(protocol, [Evidence(p.text) for p in prompts], "label_prompts")
+    labels = risk_labels(done.rows, protocol, settings)
+    return PromptLabels(labels.risk_mask, labels.known_mask, done.made)
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Prompt ids that are drawn for, and why the others are not."""
+
+    kept: frozenset[str]
+    counts: Counter[str]
+
+
+def bound_label_sets(masks: dict[str, int], pool_mask: int, settings: PromptsGroup) -> LabelSets:
+    """Applies the pool, the minimum and the cap to label sets.
+
+    Args:
+        masks: Label mask by prompt id, of fully labelled prompts.
+        pool_mask: The training categories.
+        settings: ``min_per_label_set`` and ``max_per_label_set``.
+    """
+    counts: Counter[str] = Counter()
+    by_set: dict[int, list[str]] = defaultdict(list)
+    for prompt_id, mask in masks.items():
+        if mask & ~pool_mask:
+            counts["prompts_outside_pool"] += 1
+        else:
+            by_set[mask].append(prompt_id)
+    kept: set[str] = set()
+    for ids in by_set.values():
+        if len(ids) < settings.min_per_label_set:
+            counts["prompts_in_rare_label_set"] += len(ids)
+            continue
+        ids.sort(key=lambda i: seed_of("label-set-cap", [settings.seed, i]))
+        kept.update(ids[: settings.max_per_label_set])
+        counts["prompts_over_label_set_cap"] += max(0, len(ids) - settings.max_per_label_set)
+    return LabelSets(frozenset(kept), counts)

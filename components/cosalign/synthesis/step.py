@@ -1,0 +1,226 @@
+"""The synthesis step: prompts, configs, draws and candidate responses, as four tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from cosalign.domain.errors import DataError
+from cosalign.domain.fingerprint import Json, content_sha256
+from cosalign.domain.run_config import RunConfig
+from cosalign.domain.schemas import CONFIGS, DRAWS, PROMPTS, RESPONSES, with_metadata
+from cosalign.domain.taxonomy import Taxonomy
+from cosalign.inference.engine_host import EngineHost
+from cosalign.inference.hf_tokenizer import load_tokenizer
+from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.judging.judge import Judge
+from cosalign.judging.label_protocol import prompt_protocol
+from cosalign.runtime.step import ManifestDraft, StepContext
+from cosalign.store.storage import read_uri
+from cosalign.store.tables import write_table
+from cosalign.synthesis.candidates import (
+    LabelledPrompt,
+    candidates,
+    generate_candidates,
+)
+from cosalign.synthesis.draws import ConfigDrawer
+from cosalign.synthesis.labelling import PromptLabels, bound_label_sets, label_prompts
+from cosalign.synthesis.prompt_source import (
+    Prompt,
+    PromptSelection,
+    held_out_split,
+    select_prompts,
+)
+
+
+class SynthesisStep:
+    """Reads and labels prompts, draws configs and generates candidate responses."""
+
+    name = "synthesis"
+    inputs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def identity(self, context: StepContext) -> Json:
+        """Prompt files by content, models by digest, and the settings that reach a table."""
+        config = context.config
+        models = _Models.resolved(config)
+        files = (*config.prompts.files, *config.prompts.held_out_files)
+        prompts = config.prompts.model_dump(mode="json", exclude={"files", "held_out_files"})
+        generators = [
+            {**settings.model_dump(mode="json", exclude={"model"}), "model": model.digest}
+            for settings, model in zip(config.synthesis.generators, models.generators, strict=True)
+        ]
+        return {
+            "files": [[file.rpartition("/")[2], content_sha256(read_uri(file))] for file in files],
+            "prompts": prompts,
+            "judge": models.judge.digest,
+            "base_tokenizer": models.base.tokenizer_digest,
+            "protocol": prompt_protocol(context.taxonomy).digest,
+            "scoring": config.scoring.model_dump(mode="json", exclude={"thresholds"}),
+            "synthesis": config.synthesis.model_dump(mode="json", exclude={"generators"}),
+            "generators": generators,
+            # Not a row's identity, yet it decides which rows fail for being too long.
+            "max_model_len": config.models.engine.max_model_len,
+        }
+
+    def execute(self, context: StepContext, draft: ManifestDraft) -> None:
+        """Does the work; see the module's docstring."""
+        config, taxonomy = context.config, context.taxonomy
+        models = _Models.resolved(config)
+        tokenizer = load_tokenizer(models.base)
+        selection = select_prompts(config.prompts, lambda text: len(tokenizer.encode_plain(text)))
+        counts = selection.counts
+        pool = training_pool(config, taxonomy)
+        drawer = ConfigDrawer(taxonomy, config.synthesis, pool)
+        with EngineHost(config.models.engine) as host:
+            judge = Judge(host, context.storage, models.judge)
+            labels = label_prompts(judge, taxonomy, selection.prompts, config.scoring)
+            splits = _splits(selection, labels, taxonomy, config, pool)
+            drawn_for = _drawn_for(selection.prompts, labels, splits)
+            responses = _responses(context, host, models, drawn_for, drawer, counts)
+            counts["engine_starts"] = host.starts
+        draws = drawer.pairing_draws((p.prompt_id, p.risk_mask) for p in drawn_for)
+        counts.update({f"split_{split}": n for split, n in Counter(splits).items()})
+        counts["labels_made"] = labels.made
+        tables = {
+            "prompts": (_prompt_table(selection.prompts, labels, splits, config), PROMPTS),
+            "configs": (_rows([asdict(c) for c in drawer.rendered()], CONFIGS), CONFIGS),
+            "draws": (_rows([asdict(d) for d in draws], DRAWS), DRAWS),
+            "responses": (responses, RESPONSES),
+        }
+        for name, (table, schema) in tables.items():
+            path = f"{context.folder}/{name}.parquet"
+            full = with_metadata(schema, taxonomy.digest)
+            draft.tables[name] = write_table(context.storage, path, table, full)
+        draft.counts.update(counts)
+
+
+def training_pool(config: RunConfig, taxonomy: Taxonomy) -> int:
+    """The mask of categories that prompts and configs are drawn from; never the catch-all."""
+    risks = config.synthesis.training_risks
+    pool = taxonomy.full_mask if risks is None else taxonomy.mask_of(risks)
+    return pool & taxonomy.allowable_mask
+
+
+@dataclass(frozen=True)
+class _Models:
+    base: ModelFolder
+    judge: ModelFolder
+    generators: tuple[ModelFolder, ...]
+
+    @classmethod
+    def resolved(cls, config: RunConfig) -> _Models:
+        cache = Path(config.storage.cache).expanduser()
+        return cls(
+            base=resolve_model(config.models.base, cache),
+            judge=resolve_model(config.models.judge_uri, cache),
+            generators=tuple(
+                resolve_model(g.model or config.models.base, cache)
+                for g in config.synthesis.generators
+            ),
+        )
+
+
+def _splits(
+    selection: PromptSelection,
+    labels: PromptLabels,
+    taxonomy: Taxonomy,
+    config: RunConfig,
+    pool: int,
+) -> list[str]:
+    """The split of each prompt; what is in none of them is named ``unlabelled`` or ``dropped``."""
+    whole = labels.known_mask == taxonomy.full_mask
+    masks = {
+        prompt.prompt_id: int(mask)
+        for prompt, mask, known in zip(selection.prompts, labels.risk_mask, whole, strict=True)
+        if known and not held_out_split(prompt.prompt_id, config.prompts)
+    }
+    bounded = bound_label_sets(masks, pool, config.prompts)
+    selection.counts.update(bounded.counts)
+    splits = []
+    for prompt, known in zip(selection.prompts, whole, strict=True):
+        if held_out_split(prompt.prompt_id, config.prompts):
+            splits.append("held_out")
+        elif not known:
+            splits.append("unlabelled")
+        else:
+            splits.append("train" if prompt.prompt_id in bounded.kept else "dropped")
+    return splits
+
+
+def _drawn_for(
+    prompts: list[Prompt], labels: PromptLabels, splits: list[str]
+) -> list[LabelledPrompt]:
+    kept = [
+        LabelledPrompt(prompt.prompt_id, prompt.text, int(mask))
+        for prompt, mask, split in zip(prompts, labels.risk_mask, splits, strict=True)
+        if split == "train"
+    ]
+    if not kept:
+        raise DataError(
+            f"no prompt is left to train on: splits {dict(Counter(splits))}; widen "
+            "synthesis.training_risks, lower prompts.min_per_label_set, or lower "
+            "scoring.min_label_mass if the labels are unknown"
+        )
+    return kept
+
+
+def _responses(
+    context: StepContext,
+    host: EngineHost,
+    models: _Models,
+    prompts: list[LabelledPrompt],
+    drawer: ConfigDrawer,
+    counts: Counter[str],
+) -> pa.Table:
+    parts = []
+    for settings, model in zip(context.config.synthesis.generators, models.generators, strict=True):
+        owed = candidates(prompts, settings, drawer)
+        if owed:
+            done = generate_candidates(host, context.storage, model, settings, owed)
+            parts.append(done.rows)
+            counts["responses_made"] += done.made
+    if not parts:
+        raise DataError("the generators owe no response; set plain, superset or not_superset")
+    table = _first_of_each_response(pa.concat_tables(parts))
+    for reason in sorted(set(table.column("finish_reason").to_pylist())):
+        matching = table.column("finish_reason").to_pylist().count(reason)
+        counts[f"responses_finished_{reason}"] = matching
+    counts["responses_empty"] = sum(not t.strip() for t in table.column("text").to_pylist())
+    return table
+
+
+def _first_of_each_response(table: pa.Table) -> pa.Table:
+    """Two generators of one model may owe the same response; it is one row, sorted by id."""
+    first = {
+        response_id: i
+        for i, response_id in reversed(list(enumerate(table.column("response_id").to_pylist())))
+    }
+    return table.take([first[response_id] for response_id in sorted(first)])
+
+
+def _prompt_table(
+    prompts: list[Prompt], labels: PromptLabels, splits: list[str], config: RunConfig
+) -> pa.Table:
+    count = len(prompts)
+    return pa.table(
+        {
+            "prompt_id": [p.prompt_id for p in prompts],
+            "text": [p.text for p in prompts],
+            "language": pa.array([config.prompts.language] * count, pa.string()),
+            "source": [p.source for p in prompts],
+            "licence": pa.array([config.prompts.licence] * count, pa.string()),
+            "risk_mask": pa.array(labels.risk_mask, pa.uint32()),
+            "known_mask": pa.array(labels.known_mask, pa.uint32()),
+            "split": splits,
+        },
+        schema=PROMPTS,
+    )
+
+
+def _rows(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)

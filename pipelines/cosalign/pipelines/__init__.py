@@ -1,0 +1,1 @@
+"""The KFP graphs, their compilation, the local run and the command line."""

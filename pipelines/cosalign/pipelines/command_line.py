@@ -1,0 +1,116 @@
+"""The ``cosalign`` command.
+
+A table says where each command lives, and a command's module is imported when it is called: help
+answers at once although the commands need torch, pyarrow or kfp.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+from cosalign.pipelines.failures import RunStopped, TaskFailed
+from cosalign.pipelines.images import VERSION
+from cosalign.runtime.exit_codes import run_and_exit_code
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """Where a command lives, as ``module:attribute``, and its line in the help."""
+
+    target: str
+    help: str
+
+    def load(self) -> click.Command:
+        """Imports the command."""
+        module, _, attribute = self.target.partition(":")
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{self.target} is no click command")
+        return command
+
+
+COMMANDS = {
+    "run": LazyCommand(
+        "cosalign.pipelines.run_command:run_command",
+        "Run the compiled pipeline on this machine.",
+    ),
+    "compile": LazyCommand(
+        "cosalign.pipelines.compile_command:compile_command",
+        "Compile the pipeline to KFP's JSON.",
+    ),
+    "config": LazyCommand(
+        "cosalign.runtime.config_commands:config",
+        "Check run configs and safety configs.",
+    ),
+    "profile": LazyCommand(
+        "cosalign.runtime.config_commands:profile",
+        "Print a profile, every default filled in.",
+    ),
+    "taxonomy": LazyCommand(
+        "cosalign.runtime.config_commands:taxonomy",
+        "Show and check risk taxonomies.",
+    ),
+    "model": LazyCommand(
+        "cosalign.inference.commands:model",
+        "Fetch and convert models.",
+    ),
+    "ledger": LazyCommand(
+        "cosalign.store.commands:ledger",
+        "Look into the ledgers of paid work.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, and takes help lines from the table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """All names, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Imports one command."""
+        return COMMANDS[cmd_name].load() if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Writes the help lines without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(VERSION, prog_name="cosalign")
+def cosalign() -> None:
+    """One language model that follows many safety policies.
+
+    CoSAlign as a Kubeflow pipeline: synthesis, scoring, pairing, training, evaluation.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the ``cosalign`` command; gives the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    codes: list[int] = []
+    # Whatever leaves no code of its own here is an error, which the outer function turns into one.
+    failed = run_and_exit_code(lambda: codes.append(_invoke(args)))
+    return codes[0] if codes else failed
+
+
+def _invoke(args: list[str]) -> int:
+    try:
+        result = cosalign.main(args=args, prog_name="cosalign", standalone_mode=False)
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except (TaskFailed, RunStopped) as problem:
+        # No defect of the run, whatever its code: the failed step has shown its own traceback.
+        click.echo(f"cosalign: error: {problem}", err=True)
+        return problem.exit_code
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,143 @@
+"""``cosalign run``: one run config and the compiled pipeline, executed on this machine.
+
+It knows nothing of the steps: which there are, their order and their commands come from the
+compiled JSON alone, the same file that a cluster executes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from cosalign.domain.errors import ConfigError, UserError
+from cosalign.domain.run_config import RunConfig
+from cosalign.pipelines.compilation import compiled_path
+from cosalign.pipelines.ir import Pipeline, parse_pipeline
+from cosalign.pipelines.launchers import SubprocessLauncher
+from cosalign.pipelines.local_run import LocalRun, TaskReport
+from cosalign.pipelines.run_summary import summarise
+from cosalign.runtime.logs import configure_logs
+from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
+from cosalign.store.storage import Storage, open_storage
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """One run to be done; ``reports`` is filled as its tasks end."""
+
+    run_id: str
+    config: RunConfig
+    pipeline: Pipeline
+    storage: Storage
+    reports: list[TaskReport] = field(default_factory=list)
+
+    @property
+    def folder(self) -> str:
+        """The run's folder in storage."""
+        return f"runs/{self.run_id}"
+
+    def artifact_folder(self) -> Path:
+        """The local folder of the run's artifacts; in the cache where storage is remote."""
+        local = self.storage.local_path(f"{self.folder}/artifacts")
+        return local or Path(self.config.storage.cache).expanduser() / self.folder / "artifacts"
+
+
+@click.command("run")
+@click.option("--profile", required=True, metavar="NAME|FILE", help="The run config.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="GROUP.KEY=VALUE",
+    help="Override one value of it; may be repeated.",
+)
+@click.option(
+    "--pipeline",
+    "pipeline_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Compiled pipeline (JSON); the one that ships with cosalign by default.",
+)
+@click.option("--run-id", metavar="ID", help="The run's name; from the time by default.")
+def run_command(
+    profile: str, overrides: tuple[str, ...], pipeline_file: Path | None, run_id: str | None
+) -> None:
+    """Run the compiled pipeline on this machine."""
+    configure_logs()
+    config = load_run_config(profile, overrides)
+    pipeline = _read_pipeline(pipeline_file or compiled_path("cosalign"))
+    name = _new_run_id() if run_id is None else _checked_run_id(run_id)
+    order = RunOrder(name, config, pipeline, open_storage(config.storage.root))
+    try:
+        _execute(order)
+    finally:
+        _report(order)
+
+
+def _read_pipeline(file: Path) -> Pipeline:
+    try:
+        return parse_pipeline(file.read_bytes(), str(file))
+    except OSError as problem:
+        raise UserError(
+            f"--pipeline {file}: {problem.strerror}; make one with `cosalign compile --output FILE`"
+        ) from None
+
+
+def _new_run_id() -> str:
+    """Sorts by time; the random tail keeps two runs of one second apart."""
+    return f"{datetime.now(UTC):%Y%m%dt%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _checked_run_id(run_id: str) -> str:
+    if not _RUN_ID.fullmatch(run_id):
+        raise UserError(
+            f"--run-id {run_id!r}: use at most 81 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return run_id
+
+
+def _execute(order: RunOrder) -> None:
+    uri = _store_config(order)
+    parameters = {
+        "run_config_uri": uri,
+        "run_config_digest": run_config_digest(order.config),
+    }
+    click.echo(f"run {order.run_id}: config {uri}", err=True)
+    with SubprocessLauncher() as launcher:
+        LocalRun(
+            pipeline=order.pipeline,
+            run_id=order.run_id,
+            folder=order.artifact_folder(),
+            launcher=launcher,
+            on_report=order.reports.append,
+        ).execute(parameters)
+
+
+def _store_config(order: RunOrder) -> str:
+    path = f"{order.folder}/config.yaml"
+    data = dump_run_config(order.config).encode()
+    if order.storage.stat(path) is not None and order.storage.read_bytes(path) != data:
+        raise ConfigError(
+            f"run {order.run_id!r} exists with another config; choose another --run-id "
+            "(finished work is reused across runs)"
+        )
+    order.storage.write_bytes(path, data)
+    return order.storage.uri_of(path)
+
+
+def _report(order: RunOrder) -> None:
+    """Prints and stores how far the run came; nothing where no task was started."""
+    if not order.reports:
+        return
+    digest = run_config_digest(order.config)
+    summary = summarise(order.run_id, order.pipeline.name, digest, order.reports)
+    order.storage.write_bytes(f"{order.folder}/summary.json", summary.as_json())
+    click.echo(summary.as_text())

@@ -1,0 +1,117 @@
+"""What a run says about itself at its end, to people (a table) and to programs (``summary.json``).
+
+Made from the task reports alone, so that a run that failed half-way reports in the same form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cosalign.pipelines.local_run import TaskReport
+from cosalign.pipelines.resolution import RuntimeArtifact
+from cosalign.runtime.step import read_manifest
+
+EVALUATION = "evaluation"
+REPORT = "report"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run went.
+
+    Attributes:
+        run_id: The run's name.
+        pipeline: The pipeline's name.
+        config_digest: Digest of the resolved run config.
+        reports: One a task that was started, in order.
+        metrics: The evaluation's figures; ``None`` where one could not be measured.
+        report: The report's path, where there is one.
+    """
+
+    run_id: str
+    pipeline: str
+    config_digest: str
+    reports: tuple[TaskReport, ...]
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    report: str | None = None
+
+    def as_json(self) -> bytes:
+        """The content of ``summary.json``."""
+        stages = [
+            {
+                "name": report.task,
+                "seconds": round(report.seconds, 3),
+                "exit_code": report.exit_code,
+                "attempts": report.attempts,
+                "reused": report.reused,
+            }
+            for report in self.reports
+        ]
+        content = {
+            "run_id": self.run_id,
+            "pipeline": self.pipeline,
+            "run_config_digest": self.config_digest,
+            "stages": stages,
+            "metrics": self.metrics,
+            "report": self.report,
+        }
+        return f"{json.dumps(content, indent=2)}\n".encode()
+
+    def as_text(self) -> str:
+        """The tables for the terminal."""
+        lines = _stage_lines(self.reports)
+        if self.reports and all(report.reused for report in self.reports):
+            lines.append("nothing to do: every stage was already done")
+        if self.metrics:
+            lines += ["", *_metric_lines(self.metrics)]
+        if self.report:
+            lines += ["", f"report: {self.report}"]
+        return "\n".join(lines)
+
+
+def summarise(
+    run_id: str, pipeline: str, config_digest: str, reports: Sequence[TaskReport]
+) -> RunSummary:
+    """Gathers the summary of a run; reads the evaluation's manifest where there is one.
+
+    Raises:
+        DataError: The evaluation's artifact is no step manifest.
+    """
+    evaluation, report = _artifact(reports, EVALUATION), _artifact(reports, REPORT)
+    metrics = read_manifest(Path(evaluation.path)).metrics if evaluation else {}
+    path = report.path if report and Path(report.path).is_file() else None
+    return RunSummary(run_id, pipeline, config_digest, tuple(reports), metrics, path)
+
+
+def _artifact(reports: Sequence[TaskReport], name: str) -> RuntimeArtifact | None:
+    found = [
+        r.outputs.artifacts[name] for r in reports if r.outputs and name in r.outputs.artifacts
+    ]
+    return found[-1] if found else None
+
+
+def _stage_lines(reports: Sequence[TaskReport]) -> list[str]:
+    width = max([len("stage"), *(len(report.task) for report in reports)])
+    rows = [f"{r.task:<{width}}  {r.seconds:>9.1f}  {_result(r)}" for r in reports]
+    return [f"{'stage':<{width}}  {'seconds':>9}  result", *rows]
+
+
+def _result(report: TaskReport) -> str:
+    if report.exit_code:
+        return f"failed (exit code {report.exit_code})"
+    if report.reused:
+        return "nothing to do"
+    return "done" if report.attempts == 1 else f"done, attempt {report.attempts}"
+
+
+def _metric_lines(metrics: dict[str, float | None]) -> list[str]:
+    width = max([len("metric"), *(len(name) for name in metrics)])
+    rows = [f"{name:<{width}}  {_figure(value):>12}" for name, value in sorted(metrics.items())]
+    return [f"{'metric':<{width}}  {'value':>12}", *rows]
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
