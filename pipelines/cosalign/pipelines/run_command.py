@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -133,11 +133,22 @@ def _store_config(order: RunOrder) -> str:
     return order.storage.uri_of(path)
 
 
+def _store_report(order: RunOrder, path: str | None) -> str | None:
+    """Copies the report beside the run's config, under a name that a browser opens."""
+    if path is None:
+        return None
+    target = f"{order.folder}/report.html"
+    order.storage.upload(Path(path), target)
+    local = order.storage.local_path(target)
+    return str(local) if local else order.storage.uri_of(target)
+
+
 def _report(order: RunOrder) -> None:
     """Prints and stores how far the run came; nothing where no task was started."""
     if not order.reports:
         return
     digest = run_config_digest(order.config)
     summary = summarise(order.run_id, order.pipeline.name, digest, order.reports)
+    summary = replace(summary, report=_store_report(order, summary.report))
     order.storage.write_bytes(f"{order.folder}/summary.json", summary.as_json())
     click.echo(summary.as_text())

@@ -16,6 +16,16 @@ from cosalign.runtime.step import read_manifest
 
 EVALUATION = "evaluation"
 REPORT = "report"
+SCORE = "cosa_score"
+COLUMNS = {
+    SCORE: "CoSA-Score",
+    "cosa_score_low": "interval from",
+    "cosa_score_high": "to",
+    "coverage": "coverage",
+    "helpful_safe": "helpful+safe",
+    "helpful_unsafe": "helpful+unsafe",
+}
+"""Metrics that the terminal's table shows, and their titles."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +118,18 @@ def _result(report: TaskReport) -> str:
 
 
 def _metric_lines(metrics: dict[str, float | None]) -> list[str]:
-    width = max([len("metric"), *(len(name) for name in metrics)])
-    rows = [f"{name:<{width}}  {_figure(value):>12}" for name, value in sorted(metrics.items())]
-    return [f"{'metric':<{width}}  {'value':>12}", *rows]
+    """One row a system; metrics are named ``NAME/SYSTEM``. All of them are in ``summary.json``."""
+    systems = list(dict.fromkeys(n.partition("/")[2] for n in metrics if n.count("/") == 1))
+    shown = [s for s in systems if f"{SCORE}/{s}" in metrics]
+    width = max([len("system"), *(len(system) for system in shown)])
+    header = f"{'system':<{width}}" + "".join(f"  {title:>14}" for title in COLUMNS.values())
+    rows = [
+        f"{system:<{width}}"
+        + "".join(f"  {_figure(metrics.get(f'{name}/{system}')):>14}" for name in COLUMNS)
+        for system in shown
+    ]
+    return [header, *rows]
 
 
 def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,50 @@
+# make setup   .venv with all that development needs
+# make test    sets up and runs the tests
+# make check   lint, types, import rules, compiled pipeline, dead links of the lock
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.lock
+# One thread a process: with another process on the cores torch's spinning threads slow both down.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup test test-fast check lock clean
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "make: cosalign needs Python 3.11; found $$($(PYTHON) --version 2>&1). Name one: make setup PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: this Python has no venv module; on Debian and Ubuntu: apt-get install python3.11-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@# The lock is complete, so nothing is resolved: torchvision, torchaudio and torchcodec, which break a CPU torch, stay out.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not vllm and not training"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/cosalign compile --check
+	$(BIN)/cosalign config validate manifests/safety-configs
+
+bench-%: setup
+	$(BIN)/python benchmarks/$*.py
+
+lock:
+	$(BIN)/pip freeze --exclude cosalign --exclude pip --exclude setuptools > $(LOCK)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
