@@ -1,0 +1,1 @@
+"""Evaluation: answers of base and trained models, CoSA-Scores, and the report."""

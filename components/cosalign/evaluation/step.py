@@ -1,0 +1,204 @@
+"""The evaluation step: answers of base and trained models, their CoSA-Scores, and the report.
+
+Answers and judgements go through the ledgers, so a region's new config costs the answers under it
+and nothing else; a free-form one costs its own question beside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cosalign.domain.errors import ConfigError
+from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
+from cosalign.domain.run_config import RunConfig
+from cosalign.domain.schemas import EVALUATION, RESPONSES, VERDICTS, with_metadata
+from cosalign.evaluation.adherence import Adherence, judge_answers
+from cosalign.evaluation.answers import Answers, System, generate_answers
+from cosalign.evaluation.cosa_score import FloatArray
+from cosalign.evaluation.items import (
+    EvaluatedConfig,
+    EvaluationItems,
+    evaluation_items,
+    read_region_configs,
+)
+from cosalign.evaluation.report import render_report
+from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
+from cosalign.inference.engine_host import EngineHost
+from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.judging.judge import Judge
+from cosalign.judging.label_protocol import follows_protocol, response_protocol
+from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
+from cosalign.store.storage import Storage, read_uri
+from cosalign.store.tables import read_table, write_table
+
+TRAINED = ("sft", "dpo")
+
+
+class EvaluationStep:
+    """Measures how well base and trained models follow the regions' configs and a benchmark's."""
+
+    name = "evaluation"
+    inputs: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {"synthesis": ("prompts",), "training": TRAINED}
+    )
+
+    def identity(self, context: StepContext) -> Json:
+        """The configs by what they demand, the benchmark by content, models, and settings."""
+        config, taxonomy = context.config, context.taxonomy
+        regions = read_region_configs(config.configs.files, taxonomy)
+        base, judge = _model(config, config.models.base), _model(config, config.models.judge_uri)
+        benchmark = _benchmark(config)
+        return {
+            "evaluation": config.evaluation.model_dump(mode="json", exclude={"benchmark"}),
+            "configs": [_config_identity(region) for region in regions],
+            "benchmark": None if benchmark is None else content_sha256(benchmark),
+            "base": [base.digest, base.tokenizer_digest],
+            "judge": [judge.digest, judge.tokenizer_digest],
+            "protocol": response_protocol(taxonomy).digest,
+            "scoring": config.scoring.model_dump(mode="json"),
+        }
+
+    def execute(self, context: StepContext, draft: ManifestDraft) -> None:
+        """Answers and judges what is not in the ledgers yet, then writes tables and report."""
+        config = context.config
+        items = _items(context)
+        judge_model = _model(config, config.models.judge_uri)
+        systems = _systems(config, context.inputs["training"])
+        with EngineHost(config.models.engine) as host:
+            answers = generate_answers(
+                host, context.storage, systems, judge_model, items, config.evaluation.max_tokens
+            )
+            judge = Judge(host, context.storage, judge_model)
+            adherence = judge_answers(judge, context.taxonomy, items, answers, config.scoring)
+            draft.counts["engine_starts"] = host.starts
+        draft.counts["answers_made"] = answers.made
+        draft.counts["verdicts_made"] = adherence.made
+        _write_tables(context, draft, items, answers, adherence)
+        card = scorecard(Measured(items, adherence, context.taxonomy, config.evaluation))
+        _name_models(card, systems, judge_model)
+        draft.counts.update(card["counts"])
+        draft.metrics.update(flat_metrics(card))
+        _write_files(context, draft, card)
+
+
+def _items(context: StepContext) -> EvaluationItems:
+    config = context.config
+    return evaluation_items(
+        read_region_configs(config.configs.files, context.taxonomy),
+        _benchmark(config),
+        read_table(context.storage, context.inputs["synthesis"].tables["prompts"]),
+        config.evaluation,
+        context.taxonomy,
+    )
+
+
+def _benchmark(config: RunConfig) -> bytes | None:
+    return read_uri(config.evaluation.benchmark) if config.evaluation.benchmark else None
+
+
+def _model(config: RunConfig, uri: str) -> ModelFolder:
+    return resolve_model(uri, Path(config.storage.cache).expanduser())
+
+
+def _config_identity(config: EvaluatedConfig) -> Json:
+    rendered = config.rendered
+    question = None if rendered.allowed_mask is not None else follows_protocol(rendered.text).digest
+    text = fingerprint("system prompt", rendered.text)
+    return [list(config.names), list(config.regions), rendered.config_id, text, question]
+
+
+def _systems(config: RunConfig, training: StepManifest) -> list[System]:
+    names = config.evaluation.systems
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"evaluation.systems must name at least one system, each once; found {list(names)}"
+        )
+    return [
+        System(
+            name,
+            _model(config, training.models[name] if name in TRAINED else config.models.base),
+            conditioned=name != "base",
+        )
+        for name in names
+    ]
+
+
+def _write_tables(
+    context: StepContext,
+    draft: ManifestDraft,
+    items: EvaluationItems,
+    answers: Answers,
+    adherence: Adherence,
+) -> None:
+    tables = {
+        "evaluation": (_evaluation_table(items, answers, adherence), EVALUATION),
+        "answers": (answers.table, RESPONSES),
+        "verdicts": (adherence.verdicts, VERDICTS),
+    }
+    for name, (table, schema) in tables.items():
+        path = f"{context.folder}/{name}.parquet"
+        tagged = with_metadata(schema, context.taxonomy.digest)
+        draft.tables[name] = write_table(context.storage, path, table, tagged)
+
+
+def _evaluation_table(items: EvaluationItems, answers: Answers, adherence: Adherence) -> pa.Table:
+    """One row a (system, config, prompt), also where a region and the benchmark share both."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for system, ids in answers.ids.items():
+        for i, item in enumerate(items.items):
+            config_id = items.config_of(item).rendered.config_id
+            row = {
+                "system": system,
+                "config_id": config_id,
+                "prompt_id": item.prompt_id,
+                "response_id": ids[i],
+                "prompt_type": item.prompt_type,
+                "h": _known(adherence.h[system], i),
+                "s": _known(adherence.s[system], i),
+            }
+            rows.setdefault((system, config_id, item.prompt_id), row)
+    return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=EVALUATION)
+
+
+def _known(values: FloatArray, at: int) -> float | None:
+    return None if np.isnan(values[at]) else float(values[at])
+
+
+def _name_models(card: Scorecard, systems: list[System], judge: ModelFolder) -> None:
+    models = {system.name: system.model for system in systems}
+    card["models"] = {
+        name: {"uri": model.uri, "digest": model.digest}
+        for name, model in {**models, "judge": judge}.items()
+    }
+    own = [name for name, model in models.items() if model.digest == judge.digest]
+    if own:
+        card["warnings"].append(
+            f"The judge is also the model behind {' and '.join(own)}: it judges its own answers, "
+            "and may favour them"
+        )
+
+
+def _write_files(context: StepContext, draft: ManifestDraft, card: Scorecard) -> None:
+    page = render_report(
+        card, context.inputs["synthesis"].counts, _curve(context.storage, context.inputs)
+    )
+    scores = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
+    for name, file, text in (
+        ("report", "report.html", page),
+        ("scores", "scores.json", f"{scores}\n"),
+    ):
+        draft.files[name] = f"{context.folder}/{file}"
+        context.storage.write_bytes(draft.files[name], text.encode())
+
+
+def _curve(storage: Storage, inputs: Mapping[str, StepManifest]) -> dict[str, Any]:
+    path = inputs["training"].files.get("curve")
+    curve: dict[str, Any] = json.loads(storage.read_bytes(path)) if path else {}
+    return curve
