@@ -1,0 +1,1 @@
+"""Training: pairs joined with their texts, then SFT and DPO by TRL."""

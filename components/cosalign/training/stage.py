@@ -1,0 +1,211 @@
+"""One training stage as a function from a model and rows to a stored model, done once.
+
+A stage's result lies under the fingerprint of exactly what it depends on: the start model, the
+token ids it trains on, and its own settings. So a changed DPO setting does not train SFT anew, and
+a kill between the stages loses nothing. ``result.json`` is written last, after the model.
+
+The SFT model is stored in fp32, because DPO starts from what is stored: weights of size 0.02 lie
+8e-5 apart in bf16, so rounding would undo much of an SFT whose steps are 5e-7. What DPO leaves is
+only served, so in mixed precision it is stored in bf16; an engine that computes in bf16 would round
+the fp32 file to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosalign.domain.errors import DataError
+from cosalign.domain.fingerprint import Json, fingerprint
+from cosalign.inference.models import TOKENIZER_FILES, ModelFolder, resolve_model
+from cosalign.runtime.logs import get_logger
+from cosalign.training.checkpoints import CheckpointStore
+
+if TYPE_CHECKING:
+    from cosalign.domain.run_config import TrainerSettings, TrainingGroup
+    from cosalign.store.storage import Storage
+    from cosalign.training.encode import Rows
+    from cosalign.training.trainers import RowObserver
+
+SCHEME = 1
+"""Raised when the same rows and settings would train another model."""
+
+MANIFEST = "cosalign.json"
+_LIBRARIES = ("torch", "transformers", "trl", "accelerate")
+_COPIED = (*TOKENIZER_FILES, "generation_config.json")
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves.
+
+    Attributes:
+        model: Storage folder of the model.
+        digest: The model's digest, as :class:`ModelFolder` has it.
+        steps: Optimizer steps.
+        changed: Share of the weights that differ from the start's in bf16.
+        curve: One entry a step.
+    """
+
+    model: str
+    digest: str
+    steps: int
+    changed: float
+    curve: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage depends on, and where it works.
+
+    Attributes:
+        name: ``sft`` or ``dpo``.
+        start: The model it starts from.
+        rows: What it trains on.
+        group: The run's training settings.
+        storage: Where results and checkpoints lie.
+        cache: A local folder with room for a model.
+        observer: Told the rows of every micro batch.
+    """
+
+    name: str
+    start: ModelFolder
+    rows: Rows
+    group: TrainingGroup
+    storage: Storage
+    cache: Path
+    observer: RowObserver | None = None
+
+    @property
+    def settings(self) -> TrainerSettings:
+        """The stage's own settings."""
+        return self.group.dpo if self.name == "dpo" else self.group.sft
+
+    @property
+    def recipe(self) -> dict[str, Json]:
+        """The settings that change what is learnt. How often is saved does not."""
+        return {
+            **self.settings.model_dump(mode="json", exclude={"save_steps"}),
+            "optimizer": self.group.optimizer,
+            "precision": self.group.precision,
+            "seed": self.group.seed,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the result, 64 hex digits."""
+        return fingerprint(
+            "training stage",
+            {
+                "scheme": SCHEME,
+                "stage": self.name,
+                "start": self.start.digest,
+                "rows": self.rows.digest,
+                "recipe": self.recipe,
+            },
+        )
+
+
+def run_stage(stage: Stage) -> StageResult:
+    """Trains, or finds the model already trained."""
+    folder = f"training/{stage.name}/{stage.fingerprint}"
+    # Named after the stage, so that what a kill left here goes when the stage runs again.
+    work = stage.cache / "training" / stage.fingerprint[:32]
+    shutil.rmtree(work, ignore_errors=True)
+    checkpoints = CheckpointStore(stage.storage, f"{folder}/checkpoints", work)
+    result = _stored_result(stage.storage, f"{folder}/result.json")
+    if result is not None:
+        log.info("stage_reused", stage=stage.name, model=result.digest[:12], steps=result.steps)
+    else:
+        work.mkdir(parents=True)
+        try:
+            result = _trained(stage, checkpoints, work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        document = json.dumps(asdict(result), sort_keys=True).encode()
+        stage.storage.write_bytes(f"{folder}/result.json", document)
+    checkpoints.clear()
+    return result
+
+
+def _stored_result(storage: Storage, path: str) -> StageResult | None:
+    if storage.stat(path) is None:
+        return None
+    try:
+        result = StageResult(**json.loads(storage.read_bytes(path)))
+    except (ValueError, TypeError) as problem:
+        raise DataError(
+            f"{storage.uri_of(path)}: not a stage's result ({problem}); delete it and run again"
+        ) from None
+    return result if storage.stat(f"{result.model}/{MANIFEST}") is not None else None
+
+
+def _trained(stage: Stage, checkpoints: CheckpointStore, work: Path) -> StageResult:
+    from cosalign.training.trainers import curve_of, free_memory, quiet_libraries, train
+    from cosalign.training.weight_change import changed_share
+
+    with quiet_libraries():
+        make = _trainer_maker(stage.name)
+        trainer = make(
+            stage.start.path, stage.rows, stage.group, checkpoints.folder, stage.observer
+        )
+        train(trainer, stage.name, checkpoints)
+        digest = _store_model(stage, trainer.accelerator.unwrap_model(trainer.model), work)
+    steps, curve = int(trainer.state.global_step), curve_of(trainer)
+    # The next stage needs the room of this one's weights and optimizer.
+    del trainer
+    free_memory()
+    changed = changed_share(stage.start.path, work / "model")
+    log.info(
+        "stage_trained", stage=stage.name, steps=steps, model=digest[:12], changed=round(changed, 4)
+    )
+    return StageResult(f"models/{digest}", digest, steps, changed, curve)
+
+
+def _trainer_maker(name: str) -> Callable[..., Any]:
+    if name == "dpo":
+        from cosalign.training.dpo import dpo_trainer
+
+        return dpo_trainer
+    from cosalign.training.sft import sft_trainer
+
+    return sft_trainer
+
+
+def _store_model(stage: Stage, model: Any, work: Path) -> str:
+    """Stores the model as ``models/<digest>`` and gives the digest."""
+    import torch
+
+    from cosalign.training.trainers import full_disk_named
+
+    folder = work / "model"
+    rounded = stage.name == "dpo" and stage.group.precision == "bf16"
+    with full_disk_named(work):
+        model.to(torch.bfloat16 if rounded else torch.float32).save_pretrained(str(folder))
+    # Byte for byte the base model's, so that the tokenizer's digest stays what it was.
+    for name in _COPIED:
+        if (stage.start.path / name).is_file():
+            shutil.copyfile(stage.start.path / name, folder / name)
+    digest = resolve_model(str(folder), stage.cache).digest
+    stage.storage.upload_tree(folder, f"models/{digest}")
+    stage.storage.write_bytes(f"models/{digest}/{MANIFEST}", _manifest(stage, digest))
+    return digest
+
+
+def _manifest(stage: Stage, digest: str) -> bytes:
+    document = {
+        "digest": digest,
+        "stage": stage.name,
+        "start": stage.start.digest,
+        "rows": {"digest": stage.rows.digest, "count": stage.rows.table.num_rows},
+        "recipe": stage.recipe,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+    return f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode()

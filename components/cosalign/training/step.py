@@ -1,0 +1,136 @@
+"""The training step: joined records, SFT, DPO, and what they measured, as a manifest.
+
+The step itself decides nothing about learning: it joins, encodes, runs two stages that know by
+themselves whether they are done, and writes down counts. Everything heavy is imported by the
+stages, so a run with nothing to do starts no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from cosalign.domain.fingerprint import Json
+from cosalign.domain.schemas import DPO_RECORDS, SFT_RECORDS, with_metadata
+from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.training.double import double_stage
+from cosalign.training.stage import Stage, StageResult, run_stage
+
+if TYPE_CHECKING:
+    from cosalign.runtime.step import ManifestDraft, StepContext
+    from cosalign.training.encode import Rows
+    from cosalign.training.records import Records
+
+Curves = dict[str, list[dict[str, float]]]
+
+
+class TrainingStep:
+    """Trains the base model by SFT and DPO on the paired responses."""
+
+    name = "training"
+    inputs: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {"synthesis": ("prompts", "configs", "responses"), "pairing": ("pairs",)}
+    )
+
+    def identity(self, context: StepContext) -> Json:
+        """Settings that change what is learnt, and the base model."""
+        base = _base(context)
+        saving = {"sft": {"save_steps"}, "dpo": {"save_steps"}}
+        return {
+            "training": context.config.training.model_dump(mode="json", exclude=saving),
+            "base": base.digest,
+            "tokenizer": base.tokenizer_digest,
+        }
+
+    def execute(self, context: StepContext, draft: ManifestDraft) -> None:
+        """Writes records, trains both stages, and fills in the draft."""
+        base = _base(context)
+        records = _joined(context, draft)
+        curves = (
+            _stand_ins(context, base, draft)
+            if base.is_double
+            else _trained(context, base, records, draft)
+        )
+        path = f"{context.folder}/training_curve.json"
+        context.storage.write_bytes(path, json.dumps(curves, sort_keys=True).encode())
+        draft.files["curve"] = path
+
+
+def _cache(context: StepContext) -> Path:
+    return Path(context.config.storage.cache).expanduser()
+
+
+def _base(context: StepContext) -> ModelFolder:
+    return resolve_model(context.config.models.base, _cache(context))
+
+
+def _joined(context: StepContext, draft: ManifestDraft) -> Records:
+    from cosalign.store.tables import read_table, write_table
+    from cosalign.training.records import Sources, join_records
+
+    synthesis, pairing = context.inputs["synthesis"].tables, context.inputs["pairing"].tables
+    refs = (synthesis["prompts"], synthesis["configs"], synthesis["responses"], pairing["pairs"])
+    sources = Sources(*(read_table(context.storage, ref) for ref in refs))
+    records = join_records(sources, context.config.training.seed)
+    for name, table, schema in (
+        ("sft_records", records.sft, SFT_RECORDS),
+        ("dpo_records", records.dpo, DPO_RECORDS),
+    ):
+        path = f"{context.folder}/{name}.parquet"
+        tagged = with_metadata(schema, context.taxonomy.digest)
+        draft.tables[name] = write_table(context.storage, path, table, tagged)
+    return records
+
+
+def _stand_ins(context: StepContext, base: ModelFolder, draft: ManifestDraft) -> Curves:
+    group = context.config.training
+    start = base
+    for name, settings in (("sft", group.sft), ("dpo", group.dpo)):
+        ref = draft.tables[f"{name}_records"]
+        recipe = settings.model_dump(mode="json", exclude={"save_steps"})
+        draft.models[name] = double_stage(name, start, ref.sha256, recipe)
+        draft.counts |= {f"{name}_rows": ref.rows, f"{name}_too_long": 0, f"{name}_steps": 0}
+        draft.metrics |= {f"{name}_last_loss": None, f"{name}_weights_changed": None}
+        start = resolve_model(draft.models[name], _cache(context))
+    draft.metrics["first_dpo_loss"] = None
+    return {"sft": [], "dpo": []}
+
+
+def _trained(
+    context: StepContext, base: ModelFolder, records: Records, draft: ManifestDraft
+) -> Curves:
+    from cosalign.inference.hf_tokenizer import load_tokenizer
+    from cosalign.training.encode import ChatEncoder, encode_dpo, encode_sft, end_of_turn
+
+    group, storage = context.config.training, context.storage
+    tokenizer = load_tokenizer(base)
+    encoder = ChatEncoder(tokenizer, end_of_turn(tokenizer), records.cut)
+    # Both are encoded first: a DPO that cannot run must say so before SFT takes its hours.
+    sft_rows = encode_sft(records.sft, encoder, group.sft.max_length)
+    dpo_rows = encode_dpo(records.dpo, encoder, group.dpo.max_length)
+    sft_stage = Stage("sft", base, sft_rows, group, storage, _cache(context))
+    sft = run_stage(sft_stage)
+    start = resolve_model(storage.uri_of(sft.model), _cache(context))
+    dpo = run_stage(replace(sft_stage, name="dpo", start=start, rows=dpo_rows))
+    for name, rows, result in (("sft", sft_rows, sft), ("dpo", dpo_rows, dpo)):
+        _report(name, rows, result, context, draft)
+    draft.metrics["first_dpo_loss"] = dpo.curve[0]["loss"] if dpo.curve else None
+    return {"sft": sft.curve, "dpo": dpo.curve}
+
+
+def _report(
+    name: str, rows: Rows, result: StageResult, context: StepContext, draft: ManifestDraft
+) -> None:
+    draft.models[name] = context.storage.uri_of(result.model)
+    draft.counts |= {
+        f"{name}_rows": rows.table.num_rows,
+        f"{name}_too_long": rows.too_long,
+        f"{name}_steps": result.steps,
+        f"{name}_epoch_tokens": rows.tokens,
+    }
+    draft.metrics[f"{name}_last_loss"] = result.curve[-1]["loss"] if result.curve else None
+    draft.metrics[f"{name}_weights_changed"] = result.changed
