@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluation_world import ABUSE, FINANCIAL, TAXONOMY, benchmark_row, jsonl
+from tests.evaluation.evaluation_world import ABUSE, FINANCIAL, TAXONOMY, benchmark_row, jsonl
 
 from cosalign.domain.errors import DataError
 from cosalign.evaluation.benchmark import read_benchmark

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from evaluation_world import (
+from tests.evaluation.evaluation_world import (
     TAXONOMY,
     benchmark_row,
     inputs,

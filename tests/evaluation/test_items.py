@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from evaluation_world import (
+from tests.evaluation.evaluation_world import (
     TAXONOMY,
     benchmark_row,
     jsonl,

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from evaluation_world import TAXONOMY
+from tests.evaluation.evaluation_world import TAXONOMY
 
 from cosalign.domain.config_rendering import render_categorical
 from cosalign.domain.run_config import EvaluationGroup

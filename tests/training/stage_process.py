@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from training_world import TRAINING, encoded
+from tests.training.training_world import TRAINING, encoded
 
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import resolve_model

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_world import remote_storage
+from tests.training.training_world import remote_storage
 
 from cosalign.store.storage import open_storage
 from cosalign.training.checkpoints import COMPLETE, CheckpointStore

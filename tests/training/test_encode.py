@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from training_world import encoded, sources
+from tests.training.training_world import encoded, sources
 
 from cosalign.domain.errors import DataError
 from cosalign.inference.hf_tokenizer import load_tokenizer

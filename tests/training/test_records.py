@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_world import sources
+from tests.training.training_world import sources
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import seed_of

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from stage_process import run_observed, stage_of
-from training_world import SETTINGS, TRAINING, remote_storage
+from tests.training.stage_process import run_observed, stage_of
+from tests.training.training_world import SETTINGS, TRAINING, remote_storage
 
 from cosalign.domain.errors import StorageError
 from cosalign.domain.run_config import TrainingGroup
@@ -41,9 +41,9 @@ class Interruption:
 def _killed(model: Path, root: Path, stage: str) -> list[list[int]]:
     """Runs a stage in a process that is killed within step 4; gives the rows it had seen."""
     rows_file = root / "rows.json"
-    script = Path(__file__).with_name("stage_process.py")
+    command = [sys.executable, "-m", "tests.training.stage_process"]
     arguments = [str(model), str(root), stage, str(rows_file), str(FATAL)]
-    done = subprocess.run([sys.executable, str(script), *arguments], check=False)
+    done = subprocess.run(command + arguments, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     rows: list[list[int]] = json.loads(rows_file.read_text("utf-8"))
     return rows

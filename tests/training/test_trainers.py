@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_world import TRAINING, Encoded, encoded
+from tests.training.training_world import TRAINING, Encoded, encoded
 
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.run_config import TrainingGroup

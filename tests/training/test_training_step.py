@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training_world import manifests, run_config, sources
+from tests.training.training_world import manifests, run_config, sources
 
 from cosalign.inference.models import ModelFolder
 from cosalign.runtime.run_config import dump_run_config

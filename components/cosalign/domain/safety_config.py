@@ -9,7 +9,7 @@ Approvals are no part of it; they are about the digest, and live elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -23,15 +23,17 @@ from cosalign.domain.yaml_text import parse_yaml
 API_VERSION = "cosalign.dev/v1alpha1"
 
 
+def _moment(value: str) -> datetime:
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def _iso_date(value: str) -> str:
-    parsers = (date.fromisoformat, datetime.fromisoformat)
-    for parser in parsers:
-        try:
-            parser(value)
-        except ValueError:
-            continue
-        return value
-    raise ValueError(f"{value!r} is no ISO 8601 date; write it as 2026-12-31")
+    try:
+        _moment(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no ISO 8601 date; write it as 2026-12-31") from None
+    return value
 
 
 IsoDate = Annotated[str, AfterValidator(_iso_date)]
@@ -101,7 +103,8 @@ class Spec(StrictModel):
 
     @model_validator(mode="after")
     def _dates_in_order(self) -> Self:
-        if self.effective_from and self.expires and self.expires[:10] <= self.effective_from[:10]:
+        begin, end = self.effective_from, self.expires
+        if begin and end and _moment(end) <= _moment(begin):
             raise ValueError(
                 f"expires {self.expires!r} is not after effectiveFrom {self.effective_from!r}"
             )

@@ -158,7 +158,8 @@ RESPONSE_LEDGER = pa.schema(
     ]
 )
 """Generated responses. Key: generator model, chat template, rendered messages, sampling, draw.
-``failure`` is set where nothing could be generated; such a row is asked for again by the next run."""
+``failure`` is set where nothing could be generated; such a row is asked for again by the next run.
+"""
 
 VERDICT_LEDGER = pa.schema(
     [
@@ -175,7 +176,8 @@ VERDICT_LEDGER = pa.schema(
 """Judgements, for responses and for prompts alike. Key: judge model, label protocol, content.
 Entry i of the lists is question i of the protocol: the answer taken, the probability of each
 allowed answer (before normalising) and the mass outside them. ``failure`` is set, and the lists
-empty, where no answer could be read; such a row is asked for again by the next run. ``created`` is in nanoseconds since 1970, UTC."""
+empty, where no answer could be read; such a row is asked for again by the next run. ``created`` is
+in nanoseconds since 1970, UTC."""
 
 
 def with_metadata(schema: pa.Schema, taxonomy_digest: str) -> pa.Schema:

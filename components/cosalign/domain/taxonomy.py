@@ -133,7 +133,7 @@ def load_taxonomy(name: str, version: str, files: Iterable[str] = ()) -> Taxonom
         path = Path(file)
         if not path.is_file():
             raise TaxonomyError(f"{file}: no such taxonomy file; correct taxonomy.files")
-        taxonomy = parse_taxonomy(path.read_text("utf-8"), file)
+        taxonomy = parse_taxonomy(path.read_text("utf-8", "replace"), file)
         known.append(f"{taxonomy.name} {taxonomy.version}")
         if (taxonomy.name, taxonomy.version) == (name, version):
             return taxonomy

@@ -21,7 +21,7 @@ _SHOWN = 60
 class StrictModel(BaseModel):
     """Base of all that is read from files: frozen, no unknown fields, no silent coercion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def validated(
@@ -30,7 +30,11 @@ def validated(
     """Builds ``model`` from plain data, or raises ``error`` with every finding in one message."""
     try:
         # Through JSON: there a list may become a tuple, and still no string a number.
-        return model.model_validate_json(json.dumps(value))
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise error(f"{source}: holds something that JSON cannot say ({problem})") from None
+    try:
+        return model.model_validate_json(text)
     except ValidationError as problem:
         findings = [_finding(model, item) for item in problem.errors(include_url=False)]
     raise error("\n".join(f"{source}: {line}" for line in findings))
@@ -51,7 +55,9 @@ def _finding(model: type[BaseModel], item: Any) -> str:
 
 def _value(item: Any) -> str:
     value = item["input"]
-    if item["type"] == "value_error" or isinstance(value, dict | BaseModel):
+    # A long text may be a prompt, which no message may carry.
+    silent = item["type"] in ("value_error", "string_too_long")
+    if silent or isinstance(value, dict | BaseModel):
         return ""
     shown = repr(value)
     return f"; found {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '...'}"

@@ -1,4 +1,4 @@
-"""``cosalign config``, ``cosalign taxonomy`` and ``cosalign profile``: look at settings, check files."""
+"""``cosalign config``, ``cosalign taxonomy``, ``cosalign profile``: show settings, check files."""
 
 from __future__ import annotations
 

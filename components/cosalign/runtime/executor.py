@@ -10,6 +10,8 @@ Source: kubeflow/pipelines ``ExecutorInput`` and ``ExecutorOutput`` (pipeline_sp
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,10 @@ class ExecutorIo:
         _make_parent(path)
         return path
 
+    def write_output(self, name: str, data: bytes) -> None:
+        """Writes an output artifact."""
+        _write(self.output_path(name), data)
+
     def finish(self) -> None:
         """Writes the executor output; without it KFP does not know that artifacts exist."""
         artifacts = {
@@ -61,7 +67,7 @@ class ExecutorIo:
             for name, spec in self.outputs.items()
         }
         _make_parent(self.output_file)
-        self.output_file.write_text(json.dumps({"artifacts": artifacts}), encoding="utf-8")
+        _write(self.output_file, json.dumps({"artifacts": artifacts}).encode())
 
 
 def parse_executor_input(text: str) -> ExecutorIo:
@@ -90,9 +96,20 @@ def parse_executor_input(text: str) -> ExecutorIo:
 
 
 def _make_parent(path: Path) -> None:
-    try:
+    with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with _explained(path):
+        path.write_bytes(data)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as problem:
         raise StorageError(
-            f"{path.parent}: {problem.strerror}; choose an output folder that can be written"
+            f"{path}: {problem.strerror}; choose an output folder that can be written"
         ) from None

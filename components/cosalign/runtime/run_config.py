@@ -18,7 +18,7 @@ from cosalign.domain.errors import ConfigError, nearest
 from cosalign.domain.fingerprint import content_sha256
 from cosalign.domain.run_config import RunConfig
 from cosalign.domain.validation import validated
-from cosalign.domain.yaml_text import parse_yaml
+from cosalign.domain.yaml_text import dump_yaml, parse_yaml, yaml_value
 from cosalign.store.storage import read_uri
 
 _PATH_LISTS = (
@@ -59,7 +59,7 @@ def load_run_config(profile: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_run_config(config: RunConfig) -> str:
     """The config as YAML text, every default filled in."""
-    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.plain())
 
 
 def run_config_digest(config: RunConfig) -> str:
@@ -90,7 +90,7 @@ def read_run_config(uri: str, digest: str | None) -> RunConfig:
 def _profile_text(profile: str) -> tuple[str, str]:
     path = Path(profile).expanduser()
     if path.is_file():
-        return path.read_text("utf-8"), profile
+        return path.read_text("utf-8", "replace"), profile
     profiles = shipped_profiles()
     if profile not in profiles:
         raise ConfigError(
@@ -117,7 +117,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def _override_value(value: str, override: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return yaml_value(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override!r}: the value is not YAML; put it in quotes") from None
 

@@ -13,7 +13,7 @@ from cosalign.store.storage import list_uris, read_uri
 def known_taxonomies(files: Iterable[str] = ()) -> dict[str, Taxonomy]:
     """The shipped taxonomies and those of some files, by ``"name version"``."""
     shipped = [parse_taxonomy(text, "shipped taxonomy") for text in shipped_taxonomies().values()]
-    given = [parse_taxonomy(read_uri(file).decode(), file) for file in files]
+    given = [parse_taxonomy(read_uri(file).decode("utf-8", "replace"), file) for file in files]
     return {f"{t.name} {t.version}": t for t in (*shipped, *given)}
 
 

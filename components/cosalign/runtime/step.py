@@ -185,12 +185,14 @@ def _input_identity(manifest: StepManifest, item: str) -> Json:
 
 
 def _manifest_bytes(manifest: StepManifest) -> bytes:
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
+    # NaN is refused: it is no JSON, and null says "could not be measured".
+    plain = manifest.model_dump(mode="json")
+    text = json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def _finished(storage: Storage, folder: str) -> StepManifest | None:
-    """The finished manifest, if it and every table that it names are there."""
+    """The finished manifest, if it and all that it names are there."""
     present = {stat.path: stat.size for stat in storage.list(folder)}
     path = f"{folder}/manifest.json"
     if path not in present:
@@ -198,6 +200,8 @@ def _finished(storage: Storage, folder: str) -> StepManifest | None:
     manifest = parse_manifest(storage.read_bytes(path), storage.uri_of(path))
     named = [ref.path for ref in manifest.tables.values()] + list(manifest.files.values())
     lost = [p for p in named if p.startswith(folder) and not present.get(p)]
+    inside = [uri for uri in manifest.models.values() if uri.startswith(f"{storage.uri}/")]
+    lost += [uri for uri in inside if not storage.list(uri.removeprefix(f"{storage.uri}/"))]
     if lost:
         get_logger(__name__).warning("result_incomplete", path=lost[0], step=manifest.step)
         return None
@@ -222,10 +226,10 @@ def _write_outputs(step: Step, io: ExecutorIo, manifest: StepManifest, reused: b
     storage = open_storage(manifest.storage)
     for name in io.outputs:
         if name == step.name:
-            io.output_path(name).write_bytes(_manifest_bytes(manifest))
+            io.write_output(name, _manifest_bytes(manifest))
             io.metadata[name] = {REUSED: reused, "fingerprint": manifest.fingerprint}
         elif name in manifest.files:
-            io.output_path(name).write_bytes(storage.read_bytes(manifest.files[name]))
+            io.write_output(name, storage.read_bytes(manifest.files[name]))
         else:  # Metrics live in metadata, with no file behind them.
             io.metadata[name] = {k: v for k, v in manifest.metrics.items() if v is not None}
     io.finish()

@@ -1,7 +1,8 @@
 """Google Cloud Storage as storage.
 
 The client library retries what is transient; what is left after its deadline becomes an error with
-exit code 75. ``STORAGE_EMULATOR_HOST`` points tests at a server of their own, without credentials.
+exit code 75. ``COSALIGN_STORAGE_DEADLINE`` sets it, in seconds. ``STORAGE_EMULATOR_HOST`` points
+tests at a server of their own, without credentials.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cosalign.domain.errors import DataError, StorageError, StorageUnavailable
-from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, tree_files
+from cosalign.domain.errors import ConfigError, DataError, StorageError, StorageUnavailable
+from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, inside, tree_files
 
 _TIMEOUT_SECONDS = 60
+_DEADLINE_SECONDS = 120.0
 _NOT_FOUND, _PRECONDITION = 404, 412
 _REFUSED = {401, 403}
 
@@ -48,8 +50,22 @@ class GcsStorage:
             ) from None
         return client.bucket(self.bucket)
 
+    @cached_property
+    def _patience(self) -> dict[str, Any]:
+        """How long one request may take, and all attempts together."""
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        given = os.environ.get("COSALIGN_STORAGE_DEADLINE", "")
+        try:
+            deadline = float(given) if given else _DEADLINE_SECONDS
+        except ValueError:
+            raise ConfigError(
+                f"COSALIGN_STORAGE_DEADLINE={given!r}: write a number of seconds"
+            ) from None
+        return {"timeout": _TIMEOUT_SECONDS, "retry": DEFAULT_RETRY.with_timeout(deadline)}
+
     def _name(self, path: str) -> str:
-        return f"{self.prefix}/{path}".strip("/")
+        return f"{self.prefix}/{inside(path, self.uri)}".strip("/")
 
     def uri_of(self, path: str) -> str:
         """The ``gs://`` address of an object."""
@@ -63,14 +79,14 @@ class GcsStorage:
         """The whole object."""
         with self._explained(path):
             data: bytes = self._client_bucket.blob(self._name(path)).download_as_bytes(
-                timeout=_TIMEOUT_SECONDS
+                **self._patience
             )
         return data
 
     def stat(self, path: str) -> ObjectStat | None:
         """Size and generation."""
         with self._explained(path):
-            blob = self._client_bucket.get_blob(self._name(path), timeout=_TIMEOUT_SECONDS)
+            blob = self._client_bucket.get_blob(self._name(path), **self._patience)
         return ObjectStat(path, blob.size, blob.generation) if blob is not None else None
 
     def list(self, prefix: str) -> list[ObjectStat]:
@@ -80,7 +96,7 @@ class GcsStorage:
         with self._explained(prefix):
             blobs = list(
                 self._client_bucket.list_blobs(
-                    prefix=f"{folder}/" if folder else None, timeout=_TIMEOUT_SECONDS
+                    prefix=f"{folder}/" if folder else None, **self._patience
                 )
             )
         found = [ObjectStat(b.name[cut:], b.size, b.generation) for b in blobs]
@@ -94,7 +110,7 @@ class GcsStorage:
                 data,
                 content_type="application/octet-stream",
                 if_generation_match=if_generation,
-                timeout=_TIMEOUT_SECONDS,
+                **self._patience,
             )
         return int(blob.generation)
 
@@ -104,7 +120,7 @@ class GcsStorage:
 
         with self._explained(path):
             try:
-                self._client_bucket.blob(self._name(path)).delete(timeout=_TIMEOUT_SECONDS)
+                self._client_bucket.blob(self._name(path)).delete(**self._patience)
             except NotFound:
                 return
 
@@ -112,7 +128,7 @@ class GcsStorage:
         """Streams a file in."""
         with self._explained(path):
             self._client_bucket.blob(self._name(path)).upload_from_filename(
-                str(local), timeout=_TIMEOUT_SECONDS
+                str(local), **self._patience
             )
 
     def download(self, path: str, local: Path) -> None:
@@ -124,7 +140,7 @@ class GcsStorage:
         partial = local.with_name(f".writing-{local.name}")
         with self._explained(path):
             self._client_bucket.blob(self._name(path)).download_to_filename(
-                str(partial), timeout=_TIMEOUT_SECONDS
+                str(partial), **self._patience
             )
         partial.replace(local)
 
@@ -136,7 +152,8 @@ class GcsStorage:
         """Downloads a folder."""
         cut = len(prefix.rstrip("/")) + 1
         paths = [s.path for s in self.list(prefix)]
-        in_parallel(lambda p: self.download(p, folder / p[cut:]), paths)
+        # Anyone may name an object "a//etc/x"; joined as it stands, that would be "/etc/x" here.
+        in_parallel(lambda p: self.download(p, folder / inside(p[cut:], str(folder))), paths)
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:

@@ -4,8 +4,8 @@ A ledger is a folder of Parquet parts that are only ever added. A writer flushes
 parts of its own, each written atomically, so that writers never wait for one another and a kill
 loses at most one unflushed batch. What is stored is a *set* keyed by 128 bits: when two writers
 paid for the same key, the row in the part whose name sorts first counts, for every reader alike.
-A row whose ``failure`` is set is kept and read, but it is not *stored*: it is asked for again by the
-next run, and any success, before or after it, counts instead.
+A row whose ``failure`` is set is kept and read, but it is not *stored*: it is asked for again by
+the next run, and any success, before or after it, counts instead.
 
 ::
 
@@ -147,13 +147,14 @@ class Ledger:
         asked = list(dict.fromkeys(keys))
         lost = set(self.missing(asked))
         stored = [key for key in asked if key not in lost]
-        if stored:
-            body = {
-                "keys": [key.hex() for key in stored],
-                "parts": [part.path for part in self._parts()],
-            }
+        named: set[str] = set()
+        # Looked at again after each tombstone: a compaction may have begun in between, and its part
+        # would bring the rows back.
+        while stored and (parts := {part.path for part in self._parts()}) - named:
+            body = {"keys": [key.hex() for key in stored], "parts": sorted(parts)}
             path = f"{self.folder}/tombstones/{_part_name()}.json"
             self._storage.write_bytes(path, json.dumps(body).encode(), if_generation=0)
+            named |= parts
         return len(stored)
 
     def compact(self) -> LedgerStats:
@@ -164,12 +165,8 @@ class Ledger:
         """
         stat = self._storage.stat(self._manifest_path)
         void, parts = set(self._void()), self._parts()
-        tables = list(self._scan(None, None))
-        if tables:
-            # It takes the first part's place in the order, so that its rows still count first.
-            rows = _first_of_each_key(pa.concat_tables(tables))
-            merged = self._write_part(rows, _part_time(parts[0].path))
-            void |= {part.path for part in parts} - {merged}
+        if parts:
+            void |= {part.path for part in parts} | self._merge(_part_time(parts[0].path))
         body = json.dumps({"void": sorted(void)}).encode()
         self._storage.write_bytes(
             self._manifest_path, body, if_generation=stat.generation if stat else 0
@@ -177,6 +174,18 @@ class Ledger:
         for path in sorted(void):
             self._storage.delete(path)
         return self.stats()
+
+    def _merge(self, made: int) -> set[str]:
+        """Writes all that lives as one part; gives that part as void where nothing lives."""
+        # It takes the first part's place in the order, so that its rows still count first. It
+        # stands empty before rows are read, so that an erasure meanwhile knows of it and names it.
+        merged = self._write_part(self._schema.empty_table(), made)
+        tables = list(self._scan(None, None))
+        if not tables:
+            return {merged}
+        rows = _first_of_each_key(pa.concat_tables(tables))
+        self._storage.write_bytes(merged, table_bytes(rows, self._schema))
+        return set()
 
     @property
     def _manifest_path(self) -> str:
@@ -230,19 +239,23 @@ class Ledger:
         except DataError:
             raise _PartGoneError(path) from None
         try:
-            table = parquet_table(data, source)
-            return table.select(columns or self._schema.names)
+            table = parquet_table(data, source).select(self._schema.names)
         except (DataError, KeyError):
+            table = None
+        if table is None or table.schema.types != self._schema.types:
             raise DataError(
                 f"{source}: this part of the ledger is torn; delete the file and run again: only "
                 "its rows are made anew"
-            ) from None
+            )
+        return table.select(columns or self._schema.names)
 
     def _readable(self, path: str) -> bool:
         try:
             self._part(path, None)
         except DataError:
             return False
+        except _PartGoneError:
+            return True
         return True
 
 

@@ -14,16 +14,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from cosalign.domain.errors import DataError, StorageError, UserError
 from cosalign.domain.fingerprint import content_sha256
-from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, tree_files
+from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, inside, tree_files
 
 _TEMPORARY = ".writing-"
-_LOCK = ".lock"
+_LOCK = ".lock-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -44,10 +44,7 @@ class LocalStorage:
         Raises:
             StorageError: The path leaves the root.
         """
-        full = (self.root / path).absolute()
-        if ".." in Path(path).parts:
-            raise StorageError(f"{path!r} leaves the storage root {self.root}")
-        return full
+        return (self.root / inside(path, str(self.root))).absolute()
 
     def uri_of(self, path: str) -> str:
         """The ``file://`` address of an object."""
@@ -70,9 +67,13 @@ class LocalStorage:
         """Objects below a folder. Generations are not computed here: they are 1."""
         base = self.local_path(prefix) if prefix else self.root
         files = [base / name for name in tree_files(base)] if base.is_dir() else []
-        kept = [f for f in files if not _is_internal(f.name)]
-        found = [(str(f.relative_to(self.root)), f) for f in kept]
-        return [ObjectStat(path, f.stat().st_size, 1) for path, f in sorted(found)]
+        kept = sorted((str(f.relative_to(self.root)), f) for f in files if not _is_internal(f.name))
+        found = []
+        for path, file in kept:
+            # Another process may delete it meanwhile; then it is not there, and no error.
+            with suppress(FileNotFoundError):
+                found.append(ObjectStat(path, file.stat().st_size, 1))
+        return found
 
     def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
         """Writes atomically, under a lock where a generation is demanded."""
@@ -116,7 +117,7 @@ def _generation(data: bytes) -> int:
 
 
 def _is_internal(name: str) -> bool:
-    return name.startswith(_TEMPORARY) or name.endswith(_LOCK)
+    return name.startswith((_TEMPORARY, _LOCK))
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def _copy(source: Path, target: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + _LOCK).open("a")
+        lock = path.with_name(_LOCK + path.name).open("a")
     except OSError as problem:
         raise _refusal(path, problem) from None
     with lock:

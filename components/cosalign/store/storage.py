@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlparse
 
@@ -128,10 +128,10 @@ def _local_root(uri: str) -> Path:
 
 
 def _split(uri: str) -> tuple[Storage, str]:
-    folder, _, name = uri.rpartition("/")
-    if uri.startswith(("gs://", "file://")):
+    if uri.startswith("gs://"):
+        folder, _, name = uri.rpartition("/")
         return open_storage(folder), name
-    path = Path(uri).expanduser()
+    path = _local_root(uri)
     return open_storage(str(path.parent)), path.name
 
 
@@ -153,6 +153,17 @@ def list_uris(uri: str, suffix: str) -> list[str]:
         return [uri]
     storage = open_storage(uri)
     return [storage.uri_of(s.path) for s in storage.list("") if s.path.endswith(suffix)]
+
+
+def inside(path: str, root: str) -> str:
+    """The path itself, if it stays below its root.
+
+    Raises:
+        StorageError: It is absolute, or climbs with ``..``.
+    """
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise StorageError(f"{path!r} leaves the storage root {root}")
+    return path
 
 
 def tree_files(folder: Path) -> list[str]:
