@@ -20,6 +20,7 @@ from cosalign.inference.hf_tokenizer import load_tokenizer
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.judge import Judge
 from cosalign.judging.label_protocol import prompt_protocol
+from cosalign.runtime.preflight import check_user_input
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.store.storage import read_uri
 from cosalign.store.tables import write_table
@@ -47,15 +48,17 @@ class SynthesisStep:
     def identity(self, context: StepContext) -> Json:
         """Prompt files by content, models by digest, and the settings that reach a table."""
         config = context.config
+        # Here and not in execute: also a run that finds this step done must not train for nothing.
+        check_user_input(config, context.taxonomy)
         models = _Models.resolved(config)
-        files = (*config.prompts.files, *config.prompts.held_out_files)
         prompts = config.prompts.model_dump(mode="json", exclude={"files", "held_out_files"})
         generators = [
             {**settings.model_dump(mode="json", exclude={"model"}), "model": model.digest}
             for settings, model in zip(config.synthesis.generators, models.generators, strict=True)
         ]
         return {
-            "files": [[file.rpartition("/")[2], content_sha256(read_uri(file))] for file in files],
+            "files": _contents(config.prompts.files),
+            "held_out_files": _contents(config.prompts.held_out_files),
             "prompts": prompts,
             "judge": models.judge.digest,
             "base_tokenizer": models.base.tokenizer_digest,
@@ -97,6 +100,10 @@ class SynthesisStep:
             full = with_metadata(schema, taxonomy.digest)
             draft.tables[name] = write_table(context.storage, path, table, full)
         draft.counts.update(counts)
+
+
+def _contents(files: tuple[str, ...]) -> Json:
+    return [[file.rpartition("/")[2], content_sha256(read_uri(file))] for file in files]
 
 
 def training_pool(config: RunConfig, taxonomy: Taxonomy) -> int:
