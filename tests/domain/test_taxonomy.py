@@ -78,7 +78,7 @@ def test_the_catch_all_is_the_last_bit_and_never_allowable() -> None:
 
 
 def test_an_unknown_category_names_the_nearest() -> None:
-    with pytest.raises(TaxonomyError, match="'violense' is no category.*did you mean 'violence'"):
+    with pytest.raises(TaxonomyError, match=r"'violense' is no category.*did you mean 'violence'"):
         COSA.mask_of(["violense"])
 
 

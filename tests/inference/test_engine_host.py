@@ -27,12 +27,12 @@ class Diary:
         if self.broken:
             raise EngineUnavailable("it did not start")
         self.entries.append(f"open {model.uri}")
-        return DiaryEngine(self, model)
+        return DiaryEngine(self, model, settings.max_model_len)
 
 
 class DiaryEngine(DoubleEngine):
-    def __init__(self, diary: Diary, model: ModelFolder) -> None:
-        super().__init__(model.digest)
+    def __init__(self, diary: Diary, model: ModelFolder, max_model_len: int) -> None:
+        super().__init__(model.digest, max_model_len)
         self._diary, self._uri = diary, model.uri
 
     def close(self) -> None:
@@ -78,9 +78,13 @@ def test_another_model_closes_the_one_before(diary: Diary) -> None:
 
 
 def test_an_engine_is_closed_when_its_user_fails(diary: Diary) -> None:
-    with pytest.raises(ZeroDivisionError), host() as held:
-        held.engine(ONE)
-        _ = 1 / 0
+    def fail() -> None:
+        with host() as held:
+            held.engine(ONE)
+            raise EngineUnavailable("gone")
+
+    with pytest.raises(EngineUnavailable):
+        fail()
     assert diary.entries[-1] == "close double:one"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,9 @@ def test_where_a_model_lies_does_not(model: ModelFolder) -> None:
 
 
 class ListeningEngine(DoubleEngine):
-    def __init__(self, model: ModelFolder, max_model_len: int, heard: list[GenerationRequest]):
+    def __init__(
+        self, model: ModelFolder, max_model_len: int, heard: list[GenerationRequest]
+    ) -> None:
         super().__init__(model.digest, max_model_len)
         self._heard = heard
 
@@ -133,7 +136,7 @@ def test_requests_of_one_prefix_stand_side_by_side(
     ]
     texts(tmp_path, wanted)
     prefixes = [request.token_ids[:25] for request in heard]
-    changes = sum(a != b for a, b in zip(prefixes, prefixes[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(prefixes))
     assert changes == len(set(prefixes)) - 1 == 2
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_a_place_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> 
     raw["outputs"]["artifacts"]["scoring"]["artifacts"][0]["uri"] = uri
     raw["outputs"]["outputFile"] = uri
     io = parsed(raw)
-    for attempt in (lambda: io.write_output("scoring", b"x"), io.finish):
+    attempts: list[Callable[[], None]] = [lambda: io.write_output("scoring", b"x"), io.finish]
+    for attempt in attempts:
         with pytest.raises(StorageError, match="choose an output folder that can be written"):
             attempt()

@@ -60,7 +60,12 @@ def test_nothing_done_promises_nothing() -> None:
 
 def test_an_error_stops_the_work_and_goes_on() -> None:
     log = Lines()
-    with pytest.raises(RuntimeError), Progress(log, "generate", 3) as progress:
-        progress.advance()
-        raise RuntimeError
+
+    def work() -> None:
+        with Progress(log, "generate", 3) as progress:
+            progress.advance()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        work()
     assert states(log)[-1] == ("stopped", 1)

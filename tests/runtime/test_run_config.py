@@ -118,7 +118,7 @@ def test_overrides_that_are_wrong_say_what(override: str, message: str) -> None:
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="'papper' is neither a file .*did you mean 'paper'"):
+    with pytest.raises(ConfigError, match=r"'papper' is neither a file .*did you mean 'paper'"):
         load_run_config("papper")
 
 
@@ -172,7 +172,7 @@ def test_relative_paths_become_absolute(
 
 
 def test_a_dumped_config_is_read_back_under_its_digest(storage: Storage) -> None:
-    config = load_run_config("small", ["prompts.field=1e5", "prompts.language='2026-01-01'"])
+    config = load_run_config("small", ["prompts.field='1e5'", "prompts.language='2026-01-01'"])
     storage.write_bytes("runs/a b/config.yaml", dump_run_config(config).encode())
     uri = storage.uri_of("runs/a b/config.yaml")
     assert read_run_config(uri, run_config_digest(config)) == config

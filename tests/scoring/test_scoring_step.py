@@ -1,4 +1,4 @@
-"""The step on a hand-made synthesis manifest: what it judges, what it depends on, what a kill costs."""
+"""The step on hand-made manifests: what it judges, what it depends on, what a kill costs."""
 
 from __future__ import annotations
 
@@ -164,8 +164,11 @@ def test_no_config_is_an_input(tmp_path: Path, meter: Meter) -> None:
     first, _ = run(tmp_path, inputs(tmp_path, configs="one"))
     other = inputs(tmp_path, configs="other")
     assert run(tmp_path, other) == (first, True)
-    pairing = {"pairing": {"beta": 40}, "configs": {"files": ("/nowhere",)}}
-    assert run(tmp_path, other, **pairing) == (first, True)
+    elsewhere: dict[str, dict[str, object]] = {
+        "pairing": {"beta": 40},
+        "configs": {"files": ("/nowhere",)},
+    }
+    assert run(tmp_path, other, **elsewhere) == (first, True)
     assert meter.starts == 1
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_server_that_does_not_answer_is_worth_a_retry(
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x")
-    attempts = {
+    attempts: dict[str, Callable[[], object]] = {
         "read": lambda: unreachable.read_bytes("a"),
         "write": lambda: unreachable.write_bytes("a", b"x"),
         "write if": lambda: unreachable.write_bytes("a", b"x", if_generation=0),

@@ -55,10 +55,10 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = [n for n in dict.fromkeys(asked) if n not in self.successes]
         assert self.ledger.missing([key(n) for n in asked]) == [key(n) for n in expected]
 
-    @rule(order=st.randoms(use_true_random=False))
-    def read(self, order: object) -> None:
+    @rule(wanted=st.lists(numbers))
+    def read(self, wanted: list[int]) -> None:
         known = self.failures | self.successes
-        asked = [n for n in (3, 7, 1, 0, 3, 5, 2, 6, 4) if n in known]
+        asked = [n for n in wanted if n in known]
         found = self.ledger.read([key(n) for n in asked])
         assert found.column("text").to_pylist() == [known[n] for n in asked]
 
@@ -73,6 +73,6 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, derandomize=True
+    max_examples=15, stateful_step_count=15, deadline=None, derandomize=True
 )
 test_a_ledger_is_a_dictionary = LedgerMachine.TestCase

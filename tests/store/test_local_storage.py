@@ -154,7 +154,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 def test_a_read_only_folder_is_named_with_what_to_do(read_only: Path) -> None:
     storage = open_storage(str(read_only))
     for generation in (None, 0):
-        with pytest.raises(StorageError, match="no permission .*choose another folder"):
+        with pytest.raises(StorageError, match=r"no permission .*choose another folder"):
             storage.write_bytes("a", b"x", if_generation=generation)
     with pytest.raises(StorageError, match="no permission"):
         storage.delete("old")

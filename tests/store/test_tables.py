@@ -110,7 +110,7 @@ def test_a_torn_table_is_named(storage: Storage) -> None:
 
 
 def test_a_missing_table_is_named(storage: Storage) -> None:
-    with pytest.raises(DataError, match="gone.parquet: no such"):
+    with pytest.raises(DataError, match=r"gone\.parquet: no such"):
         read_table(storage, TableRef(path="t/gone.parquet", rows=1, sha256="0" * 64))
 
 

@@ -24,6 +24,7 @@ from cosalign.synthesis.step import SynthesisStep
 
 TAXONOMY = load_taxonomy("cosa", "1")
 FLUSH = 4
+REGIONS = Path(__file__).parents[2] / "manifests" / "safety-configs"
 SUBJECTS = (
     "old roses", "dark beer", "long swords", "poker odds", "apple trees", "wheat ale",
     "fencing masks", "lottery tickets", "tomato beds", "cider presses", "duelling rules",
@@ -288,11 +289,11 @@ UNTOUCHED: list[dict[str, object]] = [
     {"evaluation.max_tokens": 9},
     {"scoring.thresholds": {"violence": 0.9}},
     {"models.engine.flush_rows": 99},
-    {"configs.files": ("/nowhere",)},
+    {"configs.files": (str(REGIONS),)},
 ]
 
 
-@pytest.mark.parametrize("change", UNTOUCHED, ids=str)
+@pytest.mark.parametrize("change", UNTOUCHED, ids=lambda change: next(iter(change)))
 def test_settings_of_other_steps_do_not_touch_it(
     finished: Finished, meter: Meter, change: dict[str, object]
 ) -> None:

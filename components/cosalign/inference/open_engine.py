@@ -13,21 +13,21 @@ from cosalign.inference.models import ModelFolder
 def open_engine(model: ModelFolder, settings: EngineGroup) -> Engine:
     """Starts the engine that the settings name; close it, or use it as a context manager.
 
-    With ``kind: double`` any model may be named: its weights are not read, while its digest and,
-    where it is a real folder, its tokenizer are its own.
+    The double serves ``double:NAME`` models only: under a real model's digest its answers would
+    stand in the ledgers as that model's own.
 
     Raises:
-        ConfigError: ``kind: vllm`` with a model that is none (``double:NAME``), or a context
-            length that the model does not have.
+        ConfigError: The kind of engine and the model do not fit, or the context length is one that
+            the model does not have.
         EngineUnavailable: vLLM did not start.
     """
+    if (settings.kind == "double") != model.is_double:
+        raise ConfigError(
+            f"models.engine.kind is {settings.kind!r}, and the model is {model.uri!r}; the double "
+            "serves models named double:NAME, and vllm serves all others"
+        )
     if settings.kind == "double":
         return DoubleEngine(model.digest, settings.max_model_len, load_tokenizer(model))
-    if model.is_double:
-        raise ConfigError(
-            f"models.engine.kind is 'vllm', and {model.uri} is no real model; "
-            "set models.engine.kind to 'double', or name a model"
-        )
     from cosalign.inference.vllm_engine import VllmEngine
 
     return VllmEngine(model, settings)

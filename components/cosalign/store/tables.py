@@ -79,7 +79,8 @@ def parquet_table(data: bytes, source: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(pa.BufferReader(data))
+        # Not read_table: its threaded scan may abort a process that ends soon after.
+        return pq.ParquetFile(pa.BufferReader(data)).read()
     except (pa.ArrowInvalid, OSError) as problem:
         first = str(problem).splitlines()[0]
         raise DataError(f"{source}: not a readable Parquet file ({first})") from None
