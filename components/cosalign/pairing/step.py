@@ -13,7 +13,7 @@ from cosalign.store.tables import read_table, write_table
 
 
 class PairingStep:
-    """Pairs responses by error score under each drawn config (Algorithm 1)."""
+    """Pairs responses by error score (Algorithm 1); for plain files see --verdicts FILE --help."""
 
     name = "pairing"
     inputs: Mapping[str, tuple[str, ...]] = MappingProxyType(
