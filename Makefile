@@ -41,7 +41,7 @@ check: setup
 	$(BIN)/cosalign config validate manifests/safety-configs
 
 bench-%: setup
-	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python -m benchmarks.$*
 
 lock:
 	$(BIN)/pip freeze --exclude cosalign --exclude pip --exclude setuptools > $(LOCK)

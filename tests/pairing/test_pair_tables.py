@@ -82,7 +82,9 @@ def test_bad_draws_are_refused(columns: dict[str, Any], message: str) -> None:
         pair_tables(verdicts(), draws(**columns), 3)
 
 
-@pytest.mark.parametrize(("categories", "pool"), [(0, None), (1, None), (33, None), (3, 8), (3, -1)])
+@pytest.mark.parametrize(
+    ("categories", "pool"), [(0, None), (1, None), (33, None), (3, 8), (3, -1)]
+)
 def test_impossible_taxonomies_and_pools_are_refused(categories: int, pool: int | None) -> None:
     with pytest.raises(DataError, match="categories"):
         pair_tables(verdicts(), draws(), categories, pool)

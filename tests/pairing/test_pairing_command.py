@@ -1,15 +1,23 @@
-"""``python -m cosalign.pairing`` on plain files, as a process: pairs, or one clear message."""
+"""``python -m cosalign.pairing`` on plain files: pairs, or one clear message.
+
+What is refused is tried in this process too, where a case takes milliseconds.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from cosalign.pairing.__main__ import pair_files
+from cosalign.runtime.exit_codes import run_and_exit_code
 
 VERDICTS: dict[str, Any] = {
     "prompt_id": [7, 7, 7, 8],
@@ -31,11 +39,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def arguments(folder: Path, *more: str) -> list[str]:
+    return [f"--verdicts={folder}/verdicts.parquet", f"--draws={folder}/draws.parquet",
+            f"--out={folder}/out", *more]  # fmt: skip
+
+
 def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cosalign.pairing", "--verdicts", f"{folder}/verdicts.parquet",
-         "--draws", f"{folder}/draws.parquet", "--out", f"{folder}/out", *more],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "cosalign.pairing", *arguments(folder, *more)],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -63,49 +75,73 @@ def test_a_pool_folds_the_other_risks(folder: Path) -> None:
     assert made(folder) == [(1, 2, 30), (1, 3, 40)]
 
 
+def is_one_message(stderr: str, message: str) -> bool:
+    lines = stderr.strip().splitlines()
+    return len(lines) == 1 and lines[0].startswith("cosalign: error: ") and message in lines[0]
+
+
+@pytest.fixture
+def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def exit_code_and_stderr(*more: str) -> tuple[int, str]:
+        code = run_and_exit_code(lambda: pair_files(arguments(folder, *more)))
+        return code, capsys.readouterr().err
+
+    return exit_code_and_stderr
+
+
+def test_a_missing_column_is_one_message_of_the_process(folder: Path) -> None:
+    replace(folder, "verdicts", risk_mask=None)
+    done = run(folder)
+    assert (done.returncode, is_one_message(done.stderr, "'risk_mask'")) == (2, True), done.stderr
+    assert not (folder / "out").exists()
+
+
+def test_a_torn_file_is_one_message_of_the_process(folder: Path) -> None:
+    file = folder / "draws.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    done = run(folder)
+    message = "draws.parquet: not a readable Parquet file"
+    assert (done.returncode, is_one_message(done.stderr, message)) == (2, True), done.stderr
+
+
 BAD_FILES: list[tuple[str, dict[str, Any], str]] = [
-    ("verdicts", {"risk_mask": None}, "'risk_mask'"),
+    ("verdicts", {"prompt_id": None}, "'prompt_id'"),
     ("verdicts", {"response_id": [1.0, 2.0, 3.0, 4.0]}, "response_id is of type double"),
     ("verdicts", {"response_id": [1, 1, 3, 4]}, "stands more than once"),
     ("verdicts", {"risk_mask": [0, 1, 256, 0]}, "--categories"),
+    ("verdicts", {"addressed": ["no", "no", "no", "no"]}, "addressed is of type string"),
     ("draws", {"allowed_mask": [128, 0]}, "allowed_mask holds 128"),
+    ("draws", {"allowed_mask": [1, None]}, "have no allowed_mask"),
+    ("draws", {"config_id": [70, None]}, "have no config_id"),
 ]
-
-
-def refused(done: subprocess.CompletedProcess[str], message: str) -> bool:
-    lines = done.stderr.strip().splitlines()
-    return (
-        done.returncode == 2
-        and len(lines) == 1
-        and lines[0].startswith("cosalign: error: ")
-        and message in lines[0]
-    )
 
 
 @pytest.mark.parametrize(("name", "columns", "message"), BAD_FILES)
 def test_bad_tables_are_refused(
-    folder: Path, name: str, columns: dict[str, Any], message: str
+    folder: Path,
+    refusal: Callable[..., tuple[int, str]],
+    name: str,
+    columns: dict[str, Any],
+    message: str,
 ) -> None:
     replace(folder, name, **columns)
-    done = run(folder)
-    assert refused(done, message), done.stderr
+    code, stderr = refusal()
+    assert (code, is_one_message(stderr, message)) == (2, True), stderr
     assert not (folder / "out").exists()
 
 
-def test_a_torn_file_is_refused(folder: Path) -> None:
-    file = folder / "draws.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-    done = run(folder)
-    assert refused(done, "draws.parquet: not a readable Parquet file"), done.stderr
+@pytest.mark.parametrize("name", ["verdicts", "draws"])
+def test_a_missing_file_is_refused(
+    folder: Path, refusal: Callable[..., tuple[int, str]], name: str
+) -> None:
+    (folder / f"{name}.parquet").unlink()
+    code, stderr = refusal()
+    assert (code, is_one_message(stderr, f"{name}.parquet: no such file")) == (2, True), stderr
 
 
-def test_a_missing_file_is_refused(folder: Path) -> None:
-    (folder / "verdicts.parquet").unlink()
-    done = run(folder)
-    assert refused(done, "no such file"), done.stderr
-
-
-@pytest.mark.parametrize("option", ["--pool-mask=256", "--categories=0"])
-def test_an_impossible_option_is_refused(folder: Path, option: str) -> None:
-    done = run(folder, option)
-    assert refused(done, "categories"), done.stderr
+@pytest.mark.parametrize("option", ["--pool-mask=256", "--categories=0", "--categories=33"])
+def test_an_impossible_option_is_refused(
+    refusal: Callable[..., tuple[int, str]], option: str
+) -> None:
+    code, stderr = refusal(option)
+    assert (code, is_one_message(stderr, "categories")) == (2, True), stderr

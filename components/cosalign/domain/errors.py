@@ -82,4 +82,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint ``; did you mean 'x'?``, or the known names where none is near."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close and name:  # "drugs" is far from any long name, and still says which one is meant.
+        close = [known_name for known_name in names if name in known_name]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

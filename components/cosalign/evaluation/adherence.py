@@ -60,7 +60,9 @@ def judge_answers(
         settings: Thresholds.
     """
     responses = _distinct(answers.table)
-    judged = judge_responses(judge, taxonomy, responses, items.prompt_texts, settings)
+    judged = judge_responses(
+        judge, taxonomy, responses, items.prompt_texts, settings, "judge_answers"
+    )
     verdicts = judged.table
     follows, follows_made = _judge_freeform(judge, items, answers, responses, settings)
     place = {r: i for i, r in enumerate(verdicts.column("response_id").to_pylist())}

@@ -55,7 +55,6 @@ class EvaluationStep:
         """The configs by what they demand, the benchmark by content, models, and settings."""
         config, taxonomy = context.config, context.taxonomy
         regions = read_region_configs(config.configs.files, taxonomy)
-        _refuse_freeform(config, regions)
         base = _model(config, config.models.base)
         benchmark = _benchmark(config)
         return {
@@ -112,15 +111,6 @@ def _benchmark(config: RunConfig) -> bytes | None:
 
 def _model(config: RunConfig, uri: str) -> ModelFolder:
     return resolve_model(uri, Path(config.storage.cache).expanduser())
-
-
-def _refuse_freeform(config: RunConfig, regions: list[EvaluatedConfig]) -> None:
-    free = [region.label for region in regions if region.rendered.allowed_mask is None]
-    if free and config.judging.examples is not None:
-        raise ConfigError(
-            f"the config {free[0]!r} is free-form, and a judge fitted on judging.examples cannot "
-            "tell whether a text follows one; give it as allowedRisks, or leave the examples out"
-        )
 
 
 def _zero_shot_identity(config: RunConfig) -> Json:

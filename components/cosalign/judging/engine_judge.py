@@ -6,9 +6,11 @@ missing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from cosalign.domain.run_config import ScoringGroup
 from cosalign.inference.engine import Engine, Labelling, LabelRequest
@@ -76,7 +78,10 @@ def _row(
     alphabets: tuple[tuple[int, ...], ...],
     result: Labelling,
 ) -> Row:
-    complete_answer = len(result.answers) == len(result.masses) == len(protocol.questions)
+    # NaN (fp16 that overflowed, say) is no answer either; stored as one it would never be retried.
+    complete_answer = len(result.answers) == len(result.masses) == len(protocol.questions) and all(
+        map(math.isfinite, chain.from_iterable(result.masses))
+    )
     masses = result.masses if complete_answer else ()
     return {
         "key": bytes.fromhex(result.request_id),

@@ -35,6 +35,7 @@ def judge_responses(
     responses: pa.Table,
     prompt_texts: dict[str, str],
     settings: ScoringGroup,
+    work: str = "judge_responses",
 ) -> JudgedResponses:
     """Judges a responses table.
 
@@ -45,6 +46,7 @@ def judge_responses(
             ``finish_reason`` are read).
         prompt_texts: Text by prompt id.
         settings: Thresholds.
+        work: What the work is called in logs.
     """
     finished = np.array(responses.column("finish_reason").to_pylist()) != GENERATION_FAILED
     judged = responses.filter(pa.array(finished))
@@ -55,7 +57,7 @@ def judge_responses(
         )
     ]
     protocol = response_protocol(taxonomy)
-    done = judge.judge(protocol, items, "judge_responses")
+    done = judge.judge(protocol, items, work)
     # Row of each response among the judged ones; the failed ones take a row of nulls at the end.
     at = np.where(finished, np.cumsum(finished) - 1, len(items))
     rows = pa.concat_tables([done.rows, _nothing_judged(done.rows.schema)]).take(pa.array(at))

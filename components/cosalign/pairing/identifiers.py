@@ -76,7 +76,7 @@ def mix(values: Hashes) -> Hashes:
 def _kind(name: str, column: pa.ChunkedArray) -> str:
     if column.null_count:
         raise DataError(f"{column.null_count} rows have no {name}; every row needs one")
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(column.type) and column.type != pa.uint64():
         return "integer"
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return "string"

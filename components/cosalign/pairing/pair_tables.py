@@ -16,8 +16,12 @@ import pyarrow.compute as pc
 
 from cosalign.domain.error_score import PAPER_WEIGHTS, ErrorWeights
 from cosalign.domain.errors import DataError
+from cosalign.domain.taxonomy import MAX_CATEGORIES
 from cosalign.pairing.algorithm import Draws, Pool, Verdicts, make_pairs
 from cosalign.pairing.identifiers import IdSpace, mix
+
+MIN_CATEGORIES = 2
+"""One category and the catch-all."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def pair_tables(
     Raises:
         DataError: A column is missing, of a wrong type, or an id stands twice.
     """
+    _check_categories(categories)
     full = (1 << categories) - 1
     pool = Pool(full if pool_mask is None else pool_mask, 1 << (categories - 1))
     _check_masks(pool, full)
@@ -87,6 +92,14 @@ def pair_tables(
     return PairTable(table, counts)
 
 
+def _check_categories(categories: int) -> None:
+    if not MIN_CATEGORIES <= categories <= MAX_CATEGORIES:
+        raise DataError(
+            f"a taxonomy has {MIN_CATEGORIES} to {MAX_CATEGORIES} categories, not {categories}; "
+            "correct --categories"
+        )
+
+
 def _check_masks(pool: Pool, full: int) -> None:
     if pool.mask & ~full:
         raise DataError(
@@ -101,7 +114,7 @@ def _known(verdicts: pa.Table, full: int) -> pa.ChunkedArray:
         pc.is_valid(verdicts.column("risk_mask")), pc.is_valid(verdicts.column("addressed"))
     )
     if "known_mask" in verdicts.column_names:
-        known = pc.and_(known, pc.equal(verdicts.column("known_mask"), full))
+        known = pc.and_(known, pc.equal(_cast(verdicts, "known_mask", pa.uint32()), full))
     return known
 
 
@@ -120,7 +133,7 @@ def _verdict_columns(rows: pa.Table, prompts: IdSpace, responses: IdSpace, full:
         responses=codes,
         response_hashes=responses.hashes(codes),
         risk_masks=_masks(rows, "risk_mask", "verdicts", full),
-        addressed=np.asarray(rows["addressed"].to_numpy(), np.bool_),
+        addressed=np.asarray(_cast(rows, "addressed", pa.bool_()).to_numpy(), np.bool_),
     )
 
 
@@ -136,10 +149,10 @@ def _draw_columns(draws: pa.Table, prompts: IdSpace, configs: IdSpace, allowed: 
 
 
 def _masks(table: pa.Table, name: str, what: str, allowed: int) -> npt.NDArray[np.uint32]:
-    try:
-        masks = np.asarray(table[name].cast(pa.uint32()).to_numpy(), np.uint32)
-    except pa.ArrowInvalid as problem:
-        raise DataError(f"the {what} table's {name} does not fit uint32: {problem}") from None
+    column = _cast(table, name, pa.uint32())
+    if column.null_count:
+        raise DataError(f"{column.null_count} rows of the {what} table have no {name}; fill it in")
+    masks = np.asarray(column.to_numpy(), np.uint32)
     beyond = masks & ~np.uint32(allowed)
     if beyond.any():
         raise DataError(
@@ -147,6 +160,16 @@ def _masks(table: pa.Table, name: str, what: str, allowed: int) -> npt.NDArray[n
             f"the {allowed.bit_count()} categories possible there; is --categories right?"
         )
     return masks
+
+
+def _cast(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    column = table.column(name)
+    try:
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
+        raise DataError(
+            f"{name} is of type {column.type} and does not fit {kind}: {problem}"
+        ) from None
 
 
 def _check_unique(table: pa.Table, name: str, what: str) -> None:

@@ -15,13 +15,9 @@ def config() -> None:
 @click.option("--taxonomy-file", "taxonomy_files", multiple=True, help="A taxonomy file to know.")
 def validate(addresses: tuple[str, ...], taxonomy_files: tuple[str, ...]) -> None:
     """Check safety config files or folders of them, local or gs://."""
-    from cosalign.domain.errors import SafetyConfigError
     from cosalign.runtime.safety_config_files import known_taxonomies, read_safety_configs
 
-    configs = read_safety_configs(addresses, known_taxonomies(taxonomy_files))
-    if not configs:
-        raise SafetyConfigError(f"{', '.join(addresses)}: no *.yaml file there")
-    for found in configs:
+    for found in read_safety_configs(addresses, known_taxonomies(taxonomy_files)):
         click.echo(f"{found.name}\tregion {found.region}\t{found.kind}\t{found.digest[:12]}")
 
 

@@ -23,11 +23,14 @@ def read_safety_configs(
     """All configs of some files or folders, sorted by name.
 
     Raises:
-        SafetyConfigError: A file is wrong, or two have one name.
+        SafetyConfigError: A file is wrong, two have one name, or an address holds none.
     """
     found: dict[str, SafetyConfig] = {}
     for address in addresses:
-        for uri in list_uris(address, ".yaml"):
+        uris = list_uris(address, ".yaml")
+        if not uris:
+            raise SafetyConfigError(f"{address}: no *.yaml file there; correct the address")
+        for uri in uris:
             config = parse_safety_config(read_uri(uri).decode("utf-8", "replace"), uri, taxonomies)
             if config.name in found:
                 raise SafetyConfigError(

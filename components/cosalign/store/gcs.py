@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cosalign.domain.errors import ConfigError, DataError, StorageError, StorageUnavailable
-from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, inside, tree_files
+from cosalign.store.storage import (
+    GenerationMismatch,
+    ObjectStat,
+    below,
+    in_parallel,
+    inside,
+    tree_files,
+)
 
 _TIMEOUT_SECONDS = 60
 _DEADLINE_SECONDS = 120.0
@@ -126,6 +133,8 @@ class GcsStorage:
 
     def upload(self, local: Path, path: str) -> None:
         """Streams a file in."""
+        if not local.is_file():
+            raise DataError(f"{local}: no such file; was it moved, or the step before not run?")
         with self._explained(path):
             self._client_bucket.blob(self._name(path)).upload_from_filename(
                 str(local), **self._patience
@@ -146,11 +155,11 @@ class GcsStorage:
 
     def upload_tree(self, folder: Path, prefix: str) -> None:
         """Uploads a folder."""
-        in_parallel(lambda f: self.upload(folder / f, f"{prefix}/{f}"), tree_files(folder))
+        in_parallel(lambda f: self.upload(folder / f, below(prefix, f)), tree_files(folder))
 
     def download_tree(self, prefix: str, folder: Path) -> None:
         """Downloads a folder."""
-        cut = len(prefix.rstrip("/")) + 1
+        cut = len(below(prefix, ""))
         paths = [s.path for s in self.list(prefix)]
         # Anyone may name an object "a//etc/x"; joined as it stands, that would be "/etc/x" here.
         in_parallel(lambda p: self.download(p, folder / inside(p[cut:], str(folder))), paths)

@@ -20,7 +20,14 @@ from typing import BinaryIO
 
 from cosalign.domain.errors import DataError, StorageError, UserError
 from cosalign.domain.fingerprint import content_sha256
-from cosalign.store.storage import GenerationMismatch, ObjectStat, in_parallel, inside, tree_files
+from cosalign.store.storage import (
+    GenerationMismatch,
+    ObjectStat,
+    below,
+    in_parallel,
+    inside,
+    tree_files,
+)
 
 _TEMPORARY = ".writing-"
 _LOCK = ".lock-"
@@ -103,11 +110,11 @@ class LocalStorage:
 
     def upload_tree(self, folder: Path, prefix: str) -> None:
         """Copies a folder in."""
-        in_parallel(lambda f: self.upload(folder / f, f"{prefix}/{f}"), tree_files(folder))
+        in_parallel(lambda f: self.upload(folder / f, below(prefix, f)), tree_files(folder))
 
     def download_tree(self, prefix: str, folder: Path) -> None:
         """Copies a folder out."""
-        cut = len(prefix.rstrip("/")) + 1
+        cut = len(below(prefix, ""))
         paths = [s.path for s in self.list(prefix)]
         in_parallel(lambda p: self.download(p, folder / p[cut:]), paths)
 

@@ -166,6 +166,11 @@ def inside(path: str, root: str) -> str:
     return path
 
 
+def below(prefix: str, name: str) -> str:
+    """The path of a name below a prefix, which may be empty or end with a slash."""
+    return f"{prefix.rstrip('/')}/{name}" if prefix else name
+
+
 def tree_files(folder: Path) -> list[str]:
     """Relative paths of all files below a folder, sorted."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -55,23 +56,25 @@ def _of_prompt(
     prompt: LabelledPrompt, settings: GeneratorSettings, drawer: ConfigDrawer
 ) -> list[Candidate]:
     sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p)
-    plain = [
-        Candidate(
-            prompt.prompt_id, None, Wanted(_messages(PLAIN_SYSTEM_PROMPT, prompt), sampling, draw)
-        )
-        for draw in range(settings.plain)
-    ]
     modes: list[tuple[Mode, int]] = [("superset", draw) for draw in range(settings.superset)] + [
         ("not_superset", draw) for draw in range(settings.not_superset)
     ]
-    conditioned = []
-    for mode, draw in modes:
-        config = drawer.draw(
-            prompt.prompt_id, prompt.risk_mask, mode, ["candidate", settings.name, draw]
-        )
-        wanted = Wanted(_messages(config.text, prompt), sampling, draw)
-        conditioned.append(Candidate(prompt.prompt_id, config.config_id, wanted))
-    return plain + conditioned
+    configs = [
+        drawer.draw(prompt.prompt_id, prompt.risk_mask, mode, ["candidate", settings.name, draw])
+        for mode, draw in modes
+    ]
+    systems = [(None, PLAIN_SYSTEM_PROMPT)] * settings.plain + [
+        (c.config_id, c.text) for c in configs
+    ]
+    # Two draws may give one config; its responses are then told apart by the draw index, or the
+    # prompt would be left with one response fewer.
+    earlier: Counter[str] = Counter()
+    owed = []
+    for config_id, system in systems:
+        wanted = Wanted(_messages(system, prompt), sampling, earlier[system])
+        earlier[system] += 1
+        owed.append(Candidate(prompt.prompt_id, config_id, wanted))
+    return owed
 
 
 def _messages(system: str, prompt: LabelledPrompt) -> tuple[tuple[str, str], ...]:

@@ -1,8 +1,9 @@
 """Reads prompts and decides which are kept, counting each that is not.
 
 Nothing is dropped without a count: the funnel (read, empty, duplicate, too short, too long, held
-out by name) is what a data card is made of. Two prompts are the same if their normalised texts are
-(NFKC, case folded, white space collapsed); the first one read is kept as it was written.
+out by name, over the limit) is what a data card is made of. Two prompts are the same if their
+normalised texts are (NFKC, case folded, white space collapsed); the first one read is kept as it
+was written.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def select_prompts(settings: PromptsGroup, token_count: Callable[[str], int]) ->
         else:
             kept[prompt.prompt_id] = prompt
     selection.prompts = _limited(kept, settings)
+    if len(selection.prompts) < len(kept):
+        selection.counts["prompts_over_limit"] = len(kept) - len(selection.prompts)
     selection.counts["prompts_kept"] = len(selection.prompts)
     if not selection.prompts:
         raise DataError(f"no prompt is left of {dict(selection.counts)}; loosen the prompts group")

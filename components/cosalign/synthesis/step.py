@@ -19,9 +19,11 @@ from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.hf_tokenizer import load_tokenizer
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.judge import Judge
+from cosalign.judging.judge_preflight import check_judge_input
 from cosalign.judging.judge_quality import quality_metrics
 from cosalign.judging.label_protocol import prompt_protocol
-from cosalign.judging.open_judge import judging_identity, open_judge, run_examples
+from cosalign.judging.open_judge import judging_identity, open_judge
+from cosalign.runtime.preflight import check_user_input
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.store.storage import read_uri
 from cosalign.store.tables import write_table
@@ -55,8 +57,10 @@ class SynthesisStep:
     def identity(self, context: StepContext) -> Json:
         """Prompt files by content, models by digest, and the settings that reach a table."""
         config = context.config
+        # Here and not in execute: also a run that finds this step done must not train for nothing.
+        check_user_input(config, context.taxonomy)
+        check_judge_input(config, context.taxonomy)
         models = _Models.resolved(config)
-        files = (*config.prompts.files, *config.prompts.held_out_files)
         prompts = config.prompts.model_dump(mode="json", exclude={"files", "held_out_files"})
         generators = [
             _generator_identity(settings, model)
@@ -64,7 +68,8 @@ class SynthesisStep:
         ]
         given = config.prompts.labels_field is not None
         return {
-            "files": [[file.rpartition("/")[2], content_sha256(read_uri(file))] for file in files],
+            "files": _contents(config.prompts.files),
+            "held_out_files": _contents(config.prompts.held_out_files),
             "prompts": prompts,
             "judge": None if given else judging_identity(config),
             "base_tokenizer": models.base.tokenizer_digest,
@@ -82,7 +87,6 @@ class SynthesisStep:
         models = _Models.resolved(config)
         token_count = _token_counter(models.base)
         selection = select_prompts(config.prompts, token_count)
-        _refuse_examples(context, selection.prompts)
         counts = selection.counts
         pool = training_pool(config, taxonomy)
         drawer = ConfigDrawer(taxonomy, config.synthesis, pool)
@@ -108,6 +112,10 @@ class SynthesisStep:
             full = with_metadata(schema, taxonomy.digest)
             draft.tables[name] = write_table(context.storage, path, table, full)
         draft.counts.update(counts)
+
+
+def _contents(files: tuple[str, ...]) -> Json:
+    return [[file.rpartition("/")[2], content_sha256(read_uri(file))] for file in files]
 
 
 def training_pool(config: RunConfig, taxonomy: Taxonomy) -> int:
@@ -146,13 +154,6 @@ def _generator_identity(settings: GeneratorSettings, model: ModelFolder | None) 
 def _token_counter(model: ModelFolder) -> Callable[[str], int]:
     tokenizer = load_tokenizer(model)
     return lambda text: len(tokenizer.encode_plain(text))
-
-
-def _refuse_examples(context: StepContext, prompts: list[Prompt]) -> None:
-    """Refuses prompts that the judge was fitted on now, and not after hours of generation."""
-    examples = run_examples(context.config, context.taxonomy)
-    if examples is not None:
-        examples.refuse_overlap({prompt.prompt_id for prompt in prompts})
 
 
 def _labels(

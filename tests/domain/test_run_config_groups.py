@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cosalign.domain.errors import ConfigError
+from cosalign.domain.run_config import MODES, RunConfig
+from cosalign.domain.validation import validated
+
+
+def config(**groups: Any) -> RunConfig:
+    return validated(RunConfig, groups, "run.yaml", ConfigError)
+
+
+def test_the_groups_of_the_run_config() -> None:
+    assert list(RunConfig.model_fields) == [
+        "storage",
+        "models",
+        "taxonomy",
+        "prompts",
+        "configs",
+        "synthesis",
+        "judging",
+        "scoring",
+        "pairing",
+        "training",
+        "evaluation",
+    ]
+
+
+def test_defaults_fill_everything_in() -> None:
+    found = config()
+    assert found == RunConfig()
+    assert found.synthesis.modes == MODES == ("exact", "superset", "safe", "not_superset")
+    assert (found.pairing.alpha, found.pairing.beta, found.pairing.gamma) == (1, 30, 10)
+    assert (found.training.optimizer, found.training.dpo.beta) == ("rmsprop", 0.1)
+    assert (found.training.sft.learning_rate, found.training.sft.max_length) == (5e-7, 640)
+    assert found.evaluation.systems == ("base", "ica", "sft", "dpo")
+
+
+def test_plain_is_json_that_gives_the_same_config_back() -> None:
+    found = config(prompts={"files": ["a.jsonl"]}, synthesis={"modes": ["safe"]})
+    assert config(**json.loads(json.dumps(found.plain()))) == found
+
+
+def test_the_judge_is_the_base_model_unless_it_is_given() -> None:
+    assert config(models={"base": "a"}).models.judge_uri == "a"
+    assert config(models={"base": "a", "judge": "b"}).models.judge_uri == "b"
+
+
+def test_pairing_weights_as_the_arithmetic_takes_them() -> None:
+    weights = config(pairing={"alpha": 0, "gamma": 5, "beta": 9}).pairing.weights
+    assert (weights.alpha, weights.gamma, weights.beta) == (0, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"trainning": {}}, "trainning: unknown field; did you mean 'training'"),
+        ({"training": {"stf": {}}}, "training.stf: unknown field; did you mean 'sft'"),
+        (
+            {"models": {"engine": {"dtpye": "auto"}}},
+            "models.engine.dtpye: unknown field; did you mean 'dtype'",
+        ),
+        (
+            {"synthesis": {"generators": [{"temprature": 1.0}]}},
+            r"synthesis.generators\[0\].temprature: unknown field; did you mean 'temperature'",
+        ),
+        ({"synthesis": {"modes": ["save"]}}, r"synthesis.modes\[0\]: .*'safe'.*found 'save'"),
+        ({"synthesis": {"generators": []}}, "synthesis.generators: at least one generator"),
+        (
+            {"synthesis": {"generators": [{"name": "a"}, {"name": "a"}]}},
+            r"synthesis.generators: .*found \['a', 'a'\]",
+        ),
+        ({"synthesis": {"generators": [{"name": "A b"}]}}, "name: .*found 'A b'"),
+        ({"prompts": {"limit": 0}}, "prompts.limit: .*greater than or equal to 1; found 0"),
+        ({"prompts": {"held_out_share": 1.0}}, "prompts.held_out_share: .*less than 1"),
+        ({"prompts": {"limit": "60"}}, "prompts.limit: .*integer; found '60'"),
+        ({"prompts": {"files": "a.jsonl"}}, "prompts.files: .*found 'a.jsonl'"),
+        ({"pairing": {"gamma": 40}}, "pairing: error weights must hold .*gamma=40"),
+        (
+            {"training": {"sft": {"batch_size": 8, "micro_batch_size": 3}}},
+            "training.sft: batch_size 8 is no multiple of micro_batch_size 3",
+        ),
+        ({"training": {"dpo": {"beta": 0}}}, "training.dpo.beta: .*greater than 0"),
+        ({"training": {"optimizer": "sgd"}}, "training.optimizer: .*'rmsprop'.*found 'sgd'"),
+        ({"scoring": {"threshold": float("nan")}}, "scoring.threshold: "),
+        ({"evaluation": {"systems": ["sfd"]}}, r"evaluation.systems\[0\]: .*found 'sfd'"),
+    ],
+)
+def test_wrong_values_name_file_field_and_value(groups: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^run\.yaml: .*{message}"):
+        config(**groups)

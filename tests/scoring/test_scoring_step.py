@@ -1,0 +1,243 @@
+"""The step on a hand-made synthesis manifest: what it judges, what it depends on, what a kill costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cosalign.domain.errors import DataError, EngineUnavailable
+from cosalign.domain.fingerprint import prompt_id_of
+from cosalign.domain.run_config import EngineGroup, RunConfig
+from cosalign.domain.schemas import CONFIGS, PROMPTS, RESPONSES
+from cosalign.domain.taxonomy import load_taxonomy
+from cosalign.inference.double import DoubleEngine
+from cosalign.inference.engine import Labelling, LabelRequest
+from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.runtime.step import StepManifest, run_step
+from cosalign.scoring.step import ScoringStep
+from cosalign.store.storage import open_storage
+from cosalign.store.tables import read_table, write_table
+
+TAXONOMY = load_taxonomy("cosa", "1")
+TEXTS = ("What are the odds of four aces?", "Which beer suits a cheddar?", "Who forged swords?")
+RESPONSES_MADE = 12
+FAILED = 2
+
+
+class Meter:
+    """Opens engine doubles, counts the requests that they answer, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.answered = self.starts = 0
+        self.fails_after: int | None = None
+
+    def open(self, model: ModelFolder, settings: EngineGroup) -> MeteredEngine:
+        self.starts += 1
+        return MeteredEngine(self, model, settings.max_model_len)
+
+
+class MeteredEngine(DoubleEngine):
+    def __init__(self, meter: Meter, model: ModelFolder, max_model_len: int) -> None:
+        super().__init__(model.digest, max_model_len)
+        self._meter = meter
+
+    def label(self, requests: Iterable[LabelRequest]) -> Iterator[Labelling]:
+        for answer in super().label(requests):
+            if self._meter.answered == self._meter.fails_after:
+                raise EngineUnavailable("the engine went away")
+            self._meter.answered += 1
+            yield answer
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
+    made = Meter()
+    monkeypatch.setattr("cosalign.inference.engine_host.open_engine", made.open)
+    return made
+
+
+def prompts() -> list[dict[str, Any]]:
+    return [
+        {"prompt_id": prompt_id_of(text), "text": text, "language": None, "source": "hand",
+         "licence": None, "risk_mask": 0, "known_mask": 255, "split": "train"}
+        for text in TEXTS
+    ]  # fmt: skip
+
+
+def responses(count: int = RESPONSES_MADE) -> list[dict[str, Any]]:
+    """Responses in no order of ids; the first two could not be generated."""
+    return [
+        {"response_id": f"{97 * i % 101:03}", "prompt_id": prompt_id_of(TEXTS[i % 3]),
+         "generator": "base", "config_id": None, "draw": i,
+         "text": f"Answer number {i}." if i >= FAILED else "",
+         "finish_reason": "stop" if i >= FAILED else "error", "tokens": 3}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def config_row(name: str) -> dict[str, Any]:
+    return {"config_id": name, "kind": "categorical", "taxonomy_digest": TAXONOMY.digest,
+            "allowed_mask": 1, "text": name, "template": "t", "order": "", "region": None,
+            "digest": name}  # fmt: skip
+
+
+def inputs(
+    root: Path, made: list[dict[str, Any]] | None = None, configs: str = "one"
+) -> dict[str, StepManifest]:
+    storage = open_storage(str(root / "out"))
+    tables = {
+        "prompts": (prompts(), PROMPTS),
+        "responses": (responses() if made is None else made, RESPONSES),
+        "configs": ([config_row(configs)], CONFIGS),
+    }
+    refs = {
+        name: write_table(
+            storage, f"given/{name}.parquet", pa.Table.from_pylist(rows, schema=schema), schema
+        )
+        for name, (rows, schema) in tables.items()
+    }
+    manifest = StepManifest(step="synthesis", fingerprint="0", storage=storage.uri, tables=refs)
+    return {"synthesis": manifest}
+
+
+def settings(root: Path, **groups: dict[str, object]) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "storage": {"root": str(root / "out"), "cache": str(root / "cache")},
+            "models": {
+                "base": "double:base",
+                "judge": "double:judge",
+                "engine": {"kind": "double", "max_model_len": 16384, "flush_rows": 3},
+            },
+            **groups,
+        }
+    )
+
+
+def run(
+    root: Path, given: dict[str, StepManifest] | None = None, **groups: dict[str, object]
+) -> tuple[StepManifest, bool]:
+    return run_step(ScoringStep(), settings(root, **groups), given or inputs(root))
+
+
+def table_bytes(root: Path, manifest: StepManifest) -> bytes:
+    return open_storage(str(root / "out")).read_bytes(manifest.tables["verdicts"].path)
+
+
+def verdicts(root: Path, manifest: StepManifest) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_table(
+        open_storage(str(root / "out")), manifest.tables["verdicts"]
+    ).to_pylist()
+    return found
+
+
+def test_every_response_has_a_verdict(tmp_path: Path, meter: Meter) -> None:
+    manifest, reused = run(tmp_path)
+    rows = verdicts(tmp_path, manifest)
+    assert not reused
+    assert [r["response_id"] for r in rows] == sorted(r["response_id"] for r in responses())
+    prompt_of = {r["response_id"]: r["prompt_id"] for r in responses()}
+    assert all(r["prompt_id"] == prompt_of[r["response_id"]] for r in rows)
+    assert {r["judge"] for r in rows} == {resolve_model("double:judge", tmp_path).digest}
+    assert meter.answered == RESPONSES_MADE - FAILED
+
+
+def test_the_counts_say_what_is_unknown(tmp_path: Path, meter: Meter) -> None:
+    manifest, _ = run(tmp_path)
+    rows = verdicts(tmp_path, manifest)
+    known = sum(r["known_mask"] == 255 and r["addressed"] is not None for r in rows)
+    assert 0 < known <= RESPONSES_MADE - FAILED
+    assert manifest.counts == {
+        "engine_starts": 1,
+        "verdicts": RESPONSES_MADE,
+        "verdicts_unknown": RESPONSES_MADE - known,
+        "verdicts_made": RESPONSES_MADE - FAILED,
+    }
+    assert manifest.metrics == {"verdict_coverage": known / RESPONSES_MADE}
+
+
+def test_no_config_is_an_input(tmp_path: Path, meter: Meter) -> None:
+    first, _ = run(tmp_path, inputs(tmp_path, configs="one"))
+    other = inputs(tmp_path, configs="other")
+    assert run(tmp_path, other) == (first, True)
+    pairing = {"pairing": {"beta": 40}, "configs": {"files": ("/nowhere",)}}
+    assert run(tmp_path, other, **pairing) == (first, True)
+    assert meter.starts == 1
+
+
+def test_added_responses_alone_are_judged(tmp_path: Path, meter: Meter) -> None:
+    run(tmp_path)
+    before = meter.answered
+    grown, reused = run(tmp_path, inputs(tmp_path, responses(RESPONSES_MADE + 5)))
+    assert not reused
+    assert meter.answered - before == grown.counts["verdicts_made"] == 5
+
+
+def test_reordered_responses_make_the_same_table(tmp_path: Path, meter: Meter) -> None:
+    first, _ = run(tmp_path / "a")
+    other, _ = run(tmp_path / "b", inputs(tmp_path / "b", responses()[::-1]))
+    assert table_bytes(tmp_path / "b", other) == table_bytes(tmp_path / "a", first)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.9}, {"thresholds": {"violence": 0.01}}])
+def test_a_changed_threshold_asks_no_engine(
+    tmp_path: Path, meter: Meter, change: dict[str, object]
+) -> None:
+    first, _ = run(tmp_path)
+    answered, starts = meter.answered, meter.starts
+    moved, reused = run(tmp_path, scoring=change)
+    assert not reused
+    assert (meter.answered, meter.starts) == (answered, starts)
+    assert (moved.counts["verdicts_made"], moved.counts["engine_starts"]) == (0, 0)
+    assert moved.tables["verdicts"].sha256 != first.tables["verdicts"].sha256
+
+
+def test_thresholds_on_prompts_do_not_touch_it(tmp_path: Path, meter: Meter) -> None:
+    first, _ = run(tmp_path)
+    assert run(tmp_path, scoring={"prompt_thresholds": {"violence": 0.9}}) == (first, True)
+
+
+def test_another_judge_judges_all_anew(tmp_path: Path, meter: Meter) -> None:
+    run(tmp_path)
+    models: dict[str, object] = {
+        "base": "double:judge2",
+        "engine": {"kind": "double", "max_model_len": 16384},
+    }
+    other, _ = run(tmp_path, models=models)
+    assert other.counts["verdicts_made"] == RESPONSES_MADE - FAILED
+
+
+@pytest.mark.parametrize("answered", [0, 2, 3, 7, RESPONSES_MADE - FAILED - 1])
+def test_a_run_that_loses_its_engine_resumes_where_it_was(
+    tmp_path: Path, meter: Meter, answered: int
+) -> None:
+    undisturbed, _ = run(tmp_path / "whole")
+    meter.answered, meter.fails_after = 0, answered
+    with pytest.raises(EngineUnavailable):
+        run(tmp_path / "killed")
+    meter.fails_after = None
+    resumed, _ = run(tmp_path / "killed")
+    assert meter.answered == RESPONSES_MADE - FAILED
+    assert resumed.counts["verdicts_made"] == RESPONSES_MADE - FAILED - answered
+    assert resumed.fingerprint == undisturbed.fingerprint
+    assert table_bytes(tmp_path / "killed", resumed) == table_bytes(tmp_path / "whole", undisturbed)
+    assert resumed.metrics == undisturbed.metrics
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, meter: Meter) -> None:
+    first, _ = run(tmp_path)
+    assert run(tmp_path) == (first, True)
+    assert meter.starts == 1
+
+
+def test_a_torn_responses_table_is_refused(tmp_path: Path, meter: Meter) -> None:
+    given = inputs(tmp_path)
+    file = tmp_path / "out" / "given" / "responses.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match="torn or altered"):
+        run(tmp_path, given)
+    assert meter.starts == 0
