@@ -56,11 +56,13 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Vectors of length 1, shape (texts, dimensions).
 
-        The last bits of a vector depend on what else stands in its batch. A caller that needs the
-        same bits whatever else is asked for encodes one text at a time.
+        The last bits of a vector depend on what else is encoded in the same call.
         """
-        parts = [self._batch(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
-        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+        # Texts of one length side by side, so that little of a batch is padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        parts = [self._batch([texts[i] for i in batch]) for batch in batches]
+        return np.concatenate(parts)[np.argsort(order)]
 
     def _batch(self, texts: Sequence[str]) -> FloatArray:
         import torch

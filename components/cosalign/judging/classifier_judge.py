@@ -12,9 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-import numpy as np
 import pyarrow as pa
 
 from cosalign.domain.errors import ConfigError
@@ -37,7 +35,8 @@ from cosalign.judging.label_protocol import Evidence, LabelProtocol
 from cosalign.judging.labelled_examples import LabelledExamples
 from cosalign.store.storage import Storage
 
-REMEMBERED_TEXTS = 10_000
+BLOCK = 256
+"""Texts embedded at a time."""
 
 
 def classifier_identity(embedder: ModelFolder, examples_digest: str, uri: str) -> JudgeIdentity:
@@ -80,7 +79,7 @@ class ClassifierJudge:
         keys = [verdict_key(self.identity, protocol, item) for item in items]
 
         def pay(positions: list[int]) -> Iterator[Row]:
-            yield from self._ask(protocol, [(keys[i], items[i]) for i in positions])
+            yield from self._ask(protocol, keys, items, positions)
 
         ledger = verdict_ledger(self.storage)
         return complete(ledger, keys, pay, work=work, flush_rows=self.flush_rows)
@@ -102,26 +101,23 @@ class ClassifierJudge:
                 "config; give such configs as allowedRisks, or leave judging.examples out"
             )
 
-    def _ask(self, protocol: LabelProtocol, asked: list[tuple[bytes, Evidence]]) -> Iterator[Row]:
-        import sklearn
-
+    def _ask(
+        self,
+        protocol: LabelProtocol,
+        keys: Sequence[bytes],
+        items: Sequence[Evidence],
+        positions: list[int],
+    ) -> Iterator[Row]:
         classifier = Classifier(protocol, self._lesson(protocol))
-        encoder = _OneByOne(self._opened())
-        for key, item in asked:
-            masses = [m[0] for m in classifier.masses(*features(encoder, protocol, [item]))]
-            yield {
-                "key": key,
-                "labels": [
-                    question.answers[int(mass.argmax())]
-                    for question, mass in zip(protocol.questions, masses, strict=True)
-                ],
-                "probabilities": [mass.tolist() for mass in masses],
-                "outside_mass": [0.0] * len(masses),
-                "failure": None,
-                "engine": f"classifier {VERSION}, scikit-learn {sklearn.__version__}",
-                "dtype": "float32",
-                "created": time.time_ns(),
-            }
+        # An embedding's last bits depend on its batch, so blocks are cut from all that is asked and
+        # not from what is missing: a resumed run stores what an undisturbed one would have.
+        for start in range(0, len(items), BLOCK):
+            wanted = [i for i in positions if start <= i < start + BLOCK]
+            if wanted:
+                block = items[start : start + BLOCK]
+                masses = classifier.masses(*features(self._opened(), protocol, block))
+                for i in wanted:
+                    yield _row(keys[i], protocol, [mass[i - start] for mass in masses])
 
     def _lesson(self, protocol: LabelProtocol) -> Lesson:
         if protocol.digest not in self._lessons:
@@ -134,18 +130,22 @@ class ClassifierJudge:
         return self._encoder
 
 
-class _OneByOne:
-    """Encodes each text once, and by itself.
+def _row(key: bytes, protocol: LabelProtocol, masses: list[FloatArray]) -> Row:
+    import sklearn
 
-    So its vector does not depend on what is asked for beside it, and a resumed run stores the bits
-    that an undisturbed one would have.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._one = lru_cache(REMEMBERED_TEXTS)(lambda text: encoder.encode([text])[0])
-
-    def encode(self, texts: Sequence[str]) -> FloatArray:
-        return np.stack([self._one(text) for text in texts])
+    return {
+        "key": key,
+        "labels": [
+            question.answers[int(mass.argmax())]
+            for question, mass in zip(protocol.questions, masses, strict=True)
+        ],
+        "probabilities": [mass.tolist() for mass in masses],
+        "outside_mass": [0.0] * len(masses),
+        "failure": None,
+        "engine": f"classifier {VERSION}, scikit-learn {sklearn.__version__}",
+        "dtype": "float32",
+        "created": time.time_ns(),
+    }
 
 
 def _by_row(masses: list[FloatArray], rows: int) -> list[list[list[float]]]:
