@@ -180,7 +180,8 @@ def test_the_key_covers_judge_protocol_and_content() -> None:
 
 def test_where_a_model_lies_is_no_part_of_the_key() -> None:
     moved = replace(MODEL, uri="gs://elsewhere/judge", path=Path("elsewhere"))
-    assert verdict_key(engine_judge_identity(moved), PROTOCOL, BASE) == verdict_key(JUDGE, PROTOCOL, BASE)
+    found = verdict_key(engine_judge_identity(moved), PROTOCOL, BASE)
+    assert found == verdict_key(JUDGE, PROTOCOL, BASE)
 
 
 def test_following_a_policy_is_one_question(tmp_path: Path, asked: list[str]) -> None:
