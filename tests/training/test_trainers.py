@@ -31,10 +31,12 @@ def _sft(tiny: ModelFolder, world: Encoded, folder: Path) -> Any:
     return sft_trainer(tiny.path, world.sft, GROUP, folder, None)
 
 
-def _dpo(tiny: ModelFolder, world: Encoded, folder: Path) -> Any:
+def _dpo(tiny: ModelFolder, world: Encoded, folder: Path, **changes: object) -> Any:
     from cosalign.training.dpo import dpo_trainer
 
-    return dpo_trainer(tiny.path, world.dpo, GROUP, folder, None)
+    dpo = {**GROUP.dpo.model_dump(), **changes}
+    group = TrainingGroup.model_validate({**TRAINING, "dpo": dpo})
+    return dpo_trainer(tiny.path, world.dpo, group, folder, None)
 
 
 def _unpadded(row: torch.Tensor, mask: torch.Tensor) -> list[int]:
@@ -57,7 +59,7 @@ def test_sft_batches_are_the_rows(tiny: ModelFolder, world: Encoded, tmp_path: P
 def test_dpo_batches_are_the_rows(tiny: ModelFolder, world: Encoded, tmp_path: Path) -> None:
     rows = {row["row"]: row for row in world.dpo.table.to_pylist()}
     seen = []
-    for batch in _dpo(tiny, world, tmp_path).get_train_dataloader():
+    for batch in _dpo(tiny, world, tmp_path, max_steps=None).get_train_dataloader():
         numbers = batch["rows"].tolist()
         for place, number in enumerate(numbers + numbers):
             row = rows[number]
