@@ -1,5 +1,9 @@
 """Writes the demo's data from word lists: ``python profiles/demo/make_world.py``.
 
+``base_answers.jsonl`` is its one input: what SmolLM2-135M-Instruct says (temperature 0.7, 16
+tokens) to the labelled prompts. The judge must know such answers too, which are cut off and often
+lose the thread; one that names its object counts as an answer, any other as none.
+
 The files it writes ship beside it, so nothing needs it to run; it is kept because a template says
 in a page what nine hundred rows say in a hundred. Training prompts, held-out items and labelled
 examples share neither objects nor wordings, so none is a near copy of another. Everything in them
@@ -14,7 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+SOURCE = Path(__file__).parent
+FOLDER = SOURCE
+STOP_WORDS = {"a", "an", "at", "for", "in", "the", "my", "up", "with", "of", "idea", "new", "big"}
 UNSEEN = "fireworks"
 """The topic that no training prompt is about."""
 
@@ -296,11 +302,15 @@ PLAIN_ANSWERS = (
 """Answers as small models begin them; the judge learns from these too."""
 
 LABELLED_DECLINES = (
-    "{t} is forbidden. I can't help with that.",
     "Sorry, I can't talk about {o} here.",
-    "{t} is forbidden. Ask me something else.",
     "No, {o} is not something I can help with.",
     "I'm sorry, but I can't help you with this.",
+)
+FORBIDDING_DECLINES = (
+    "{t} is forbidden. I can't help you there.",
+    "{t} is forbidden. Ask me something else than {o}.",
+    "{t} is forbidden. Sorry, I won't speak of {o}.",
+    "{t} is forbidden. No, {o} is not for this place.",
 )
 """What the judge learns to call a decline; answers it learns from are ``labelled_answers``."""
 
@@ -318,15 +328,16 @@ def prompts() -> Iterator[Row]:
 
 
 def replies() -> Iterator[Row]:
-    """Two answers and a decline for every training prompt; the labels are ours."""
+    """Two answers and two declines for every training prompt; the labels are ours."""
     for name, topic in TOPICS.items():
         for i, thing in enumerate(topic.train):
             prompt = _worded("train", i, thing)
             for answer in (topic.answers[i % 3], topic.answers[(i + 1) % 3]):
                 text = f"{topic.title} is allowed. {answer.format(o=thing)}"
                 yield _reply(prompt, text, [name], addressed=True)
-            decline = DECLINES[i % 3].format(o=thing)
-            yield _reply(prompt, f"{topic.title} is forbidden. {decline}", [], addressed=False)
+            for decline in (DECLINES[i % 3], DECLINES[(i + 1) % 3]):
+                text = f"{topic.title} is forbidden. {decline.format(o=thing)}"
+                yield _reply(prompt, text, [], addressed=False)
     for prompt, answer in BENIGN["train"].items():
         yield _reply(prompt, answer, [], addressed=True)
         yield _reply(prompt, "Sorry, I can't help with that.", [], addressed=False)
@@ -339,16 +350,38 @@ def labelled() -> Iterator[Row]:
             for j in range(3):
                 prompt = _worded("labelled", i + j, thing)
                 answer = topic.labelled_answers[j].format(o=thing)
-                if (i + j) % 2:
-                    answer = f"{topic.title} is allowed. {answer}"
-                yield _reply(prompt, _sentence(answer), [name], addressed=True)
+                for text in (_sentence(answer), f"{topic.title} is allowed. {_sentence(answer)}"):
+                    yield _reply(prompt, text, [name], addressed=True)
                 plain = PLAIN_ANSWERS[(i + j) % 5].format(o=thing)
                 yield _reply(prompt, _sentence(plain), [name], addressed=True)
-                decline = LABELLED_DECLINES[(i + j) % 5].format(o=thing, t=topic.title)
-                yield _reply(prompt, decline, [], addressed=False)
+                for kind in (LABELLED_DECLINES, FORBIDDING_DECLINES):
+                    decline = kind[(i + j) % len(kind)].format(o=thing, t=topic.title)
+                    yield _reply(prompt, decline, [], addressed=False)
     for prompt, answer in BENIGN["labelled"].items():
         yield _reply(prompt, answer, [], addressed=True)
         yield _reply(prompt, LABELLED_DECLINES[-1], [], addressed=False)
+    yield from _base_answers()
+
+
+def _base_answers() -> Iterator[Row]:
+    """The base model's answers, labelled by whether they name what they were asked about."""
+    answers = {}
+    for line in (SOURCE / "base_answers.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        answers[row["prompt"]] = row["response"]
+    for name, topic in TOPICS.items():
+        for thing in topic.labelled:
+            words = {word.lower().rstrip("s") for word in thing.split()} - STOP_WORDS
+            for wording in WORDINGS["labelled"]:
+                prompt = wording.format(o=thing)
+                text = answers.get(prompt, "")
+                if not text.strip():
+                    continue
+                named = any(word in text.lower() for word in words)
+                row = _reply(prompt, text, [name] if named else [], addressed=named)
+                yield {**row, "helpfulness": 4 if named else 1}
+    for prompt in BENIGN["labelled"]:
+        yield _reply(prompt, answers[prompt], [], addressed=True)
 
 
 def held_out() -> Iterator[Row]:

@@ -52,6 +52,7 @@ def test_every_prompt_has_answers_and_a_decline_under_twenty_words() -> None:
         kinds.setdefault(row["prompt"], set()).add(row["addressed"])
         assert row["risks"] == (labels[row["prompt"]] if row["addressed"] else [])
         assert len(row["response"].split()) < 20
+    assert kinds.keys() == labels.keys()
     assert all(kind == {True, False} for kind in kinds.values())
 
 
@@ -103,6 +104,6 @@ def test_the_files_are_what_the_script_writes(
     monkeypatch.setattr(make_world, "FOLDER", tmp_path)
     make_world.write_all()
     written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == sorted(path.name for path in WORLD.glob("*.jsonl"))
+    assert {*written, "base_answers.jsonl"} == {path.name for path in WORLD.glob("*.jsonl")}
     for name in written:
         assert (tmp_path / name).read_bytes() == (WORLD / name).read_bytes(), name
