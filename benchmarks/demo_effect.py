@@ -105,7 +105,7 @@ def outcomes(
     """By system, h and s of each held-out item, NaN where unknown, shape (items,)."""
     table = read_table(open_storage(config.storage.root), manifest.tables["evaluation"])
     known = {(r["system"], r["config_id"], r["prompt_id"]): r for r in table.to_pylist()}
-    found = {}
+    found: dict[str, tuple[Floats, Floats]] = {}
     for system in config.evaluation.systems:
         rows = [known[system, item.config_id, prompt_id_of(item.prompt)] for item in items]
         h, s = (np.array([np.nan if r[n] is None else r[n] for r in rows]) for n in ("h", "s"))

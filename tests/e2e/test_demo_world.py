@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -99,8 +100,7 @@ def test_the_files_are_what_the_script_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(WORLD))
-    import make_world
-
+    make_world = importlib.import_module("make_world")
     monkeypatch.setattr(make_world, "FOLDER", tmp_path)
     make_world.write_all()
     written = sorted(path.name for path in tmp_path.iterdir())
