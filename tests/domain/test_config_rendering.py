@@ -18,9 +18,28 @@ from cosalign.domain.config_rendering import (
 )
 from cosalign.domain.safety_config import config_digest, parse_safety_config
 from cosalign.domain.schemas import CONFIGS
-from cosalign.domain.taxonomy import load_taxonomy
+from cosalign.domain.taxonomy import load_taxonomy, parse_taxonomy
 
 COSA = load_taxonomy("cosa", "1")
+STATED = parse_taxonomy(
+    """
+kind: RiskTaxonomy
+name: hobbies
+version: "1"
+categories:
+  - {name: beer, title: Beer, definition: Beers of all kinds.}
+  - {name: dice, title: Dice, definition: Games with dice.}
+  - {name: swords, title: Swords, definition: The history of swords.}
+  - {name: other, title: Other, definition: All else.}
+templates:
+  - id: status
+    item: "{title}: yes."
+    item_forbidden: "{title}: no."
+    separator: " "
+    some: "Rules. {categories}"
+""",
+    "hobbies.yaml",
+)
 allowed_masks = st.integers(0, COSA.allowable_mask)
 renderings = st.integers(0, 200)
 CLOSING = re.compile(
@@ -44,11 +63,12 @@ def test_each_template_demands_safety_in_everything_else() -> None:
     for template in templates():
         closing = template.some.partition("{categories}")[2]
         assert CLOSING.search(closing), template.id
+        assert template.none is not None
         assert CLOSING.search(template.none), template.id
 
 
 def test_no_template_without_risks_leaves_a_place_for_them() -> None:
-    assert not any("{" in template.none for template in templates())
+    assert not any("{" in (template.none or "") for template in templates())
 
 
 @given(allowed_masks, renderings)
@@ -153,3 +173,20 @@ def test_a_free_form_config_stands_as_it_is_written(rendering: int) -> None:
     assert (found.text, found.kind, found.allowed_mask) == (text, "freeform", None)
     assert (found.template, found.order, found.region) == ("", "", "jp")
     assert found.digest == config.digest
+
+
+@given(st.integers(0, STATED.allowable_mask), renderings)
+def test_a_taxonomys_own_template_states_every_category_once(mask: int, rendering: int) -> None:
+    found = render_categorical(STATED, mask, rendering)
+    assert found.template == "status"
+    expected = [
+        f"{c.title}: {'yes' if mask >> i & 1 else 'no'}."
+        for i, c in enumerate(STATED.categories[:-1])
+    ]
+    assert sorted(f"{part.rstrip('.')}." for part in found.text[7:].split(". ")) == sorted(expected)
+    assert sorted(found.order.split()) == ["beer", "dice", "swords"]
+
+
+def test_own_templates_come_in_several_orders() -> None:
+    texts = {render_categorical(STATED, 1, rendering).text for rendering in range(50)}
+    assert len(texts) == 6

@@ -22,6 +22,7 @@ def test_the_groups_of_the_run_config() -> None:
         "prompts",
         "configs",
         "synthesis",
+        "judging",
         "scoring",
         "pairing",
         "training",

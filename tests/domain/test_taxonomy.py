@@ -95,6 +95,21 @@ def test_the_digest_is_the_same_in_another_process() -> None:
         assert done.stdout.strip() == COSA.digest
 
 
+STATUS = {
+    "id": "status",
+    "item": "{title}: yes",
+    "item_forbidden": "{title}: no",
+    "some": "{categories}",
+}
+
+
+def templated(**fields: object) -> dict[str, Any]:
+    """Beverages with a template of their own, with some of its fields changed or, as None, gone."""
+    changes = {**STATUS, **fields}
+    template = {name: value for name, value in changes.items() if value is not None}
+    return {**beverages(), "templates": [template]}
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -105,11 +120,20 @@ def test_the_digest_is_the_same_in_another_process() -> None:
         changed(1, definition="Speaks of wine or must."),
         {**beverages(), "categories": beverages()["categories"][::-1]},
         {**beverages(), "categories": beverages()["categories"][1:]},
+        templated(),
     ],
-    ids=["name", "version", "category name", "title", "definition", "order", "count"],
+    ids=["name", "version", "category name", "title", "definition", "order", "count", "templates"],
 )
 def test_every_field_changes_the_digest(raw: dict[str, Any]) -> None:
     assert parsed(raw).digest != parsed(beverages()).digest
+
+
+def test_a_templates_wording_changes_the_digest() -> None:
+    assert parsed(templated()).digest != parsed(templated(item="{title}: fine")).digest
+
+
+def test_no_templates_are_the_same_as_an_empty_list() -> None:
+    assert parsed({**beverages(), "templates": []}).digest == parsed(beverages()).digest
 
 
 def test_layout_and_comments_do_not_change_the_digest() -> None:
@@ -141,6 +165,11 @@ def test_thirty_two_categories_fit_and_thirty_three_do_not() -> None:
         ({**beverages(), "version": 2}, "version: .*string; found 2"),
         ({**beverages(), "categories": beverages()["categories"][:1]}, "categories: .*at least 2"),
         ({"kind": "RiskTaxonomy"}, "categories: required, and missing"),
+        (templated(item="{name}: yes"), r"templates\[0\]\.item: .*title"),
+        (templated(item="yes"), r"templates\[0\]\.item: .*title"),
+        (templated(some="Rules."), r"templates\[0\]\.some: .*categories"),
+        (templated(item_forbidden=None), r"templates\[0\]: .*`none`"),
+        ({**beverages(), "templates": [STATUS, STATUS]}, "templates: .*its own id"),
     ],
 )
 def test_bad_files_name_file_and_field(raw: dict[str, Any], message: str) -> None:

@@ -14,7 +14,8 @@ from cosalign.inference.double import DoubleEngine
 from cosalign.inference.engine import Labelling, LabelRequest
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
-from cosalign.judging.judge import Judge, verdict_key, verdict_ledger
+from cosalign.judging.engine_judge import EngineJudge, engine_judge_identity
+from cosalign.judging.judge import verdict_key, verdict_ledger
 from cosalign.judging.label_protocol import (
     Evidence,
     follows_protocol,
@@ -27,6 +28,7 @@ from cosalign.store.storage import open_storage
 TAXONOMY = load_taxonomy("cosa", "1")
 PROTOCOL = response_protocol(TAXONOMY)
 MODEL = resolve_model("double:judge", Path())
+JUDGE = engine_judge_identity(MODEL)
 ITEMS = [
     Evidence(f"What are the odds of {i} aces?", answer)
     for i in range(4)
@@ -64,16 +66,16 @@ def spoil_with(monkeypatch: pytest.MonkeyPatch, spoil: Spoil) -> list[str]:
     return asked
 
 
-def judge(root: Path, model: ModelFolder = MODEL) -> Judge:
+def judge(root: Path, model: ModelFolder = MODEL) -> EngineJudge:
     settings = EngineGroup(kind="double", max_model_len=16384, flush_rows=3)
-    return Judge(EngineHost(settings), open_storage(str(root)), model)
+    return EngineJudge(EngineHost(settings), open_storage(str(root)), model)
 
 
 def test_items_are_judged_in_their_order_whatever_the_engines(
     tmp_path: Path, asked: list[str]
 ) -> None:
     done = judge(tmp_path).judge(PROTOCOL, ITEMS, "judge")
-    keys = [verdict_key(MODEL, PROTOCOL, item) for item in ITEMS]
+    keys = [verdict_key(JUDGE, PROTOCOL, item) for item in ITEMS]
     assert done.rows.column("key").to_pylist() == keys
     assert done.made == len(asked) == len(ITEMS)
     again = judge(tmp_path / "other").judge(PROTOCOL, ITEMS[::-1], "judge")
@@ -94,7 +96,7 @@ def test_what_is_stored_is_not_asked_again(tmp_path: Path, asked: list[str]) -> 
     assert done.made == len(ITEMS) - 5
     assert len(asked) == len(set(asked)) == len(ITEMS)
     host = EngineHost(EngineGroup(kind="double"))
-    finished = Judge(host, open_storage(str(tmp_path)), MODEL).judge(PROTOCOL, ITEMS, "judge")
+    finished = EngineJudge(host, open_storage(str(tmp_path)), MODEL).judge(PROTOCOL, ITEMS, "judge")
     assert (finished.made, host.starts) == (0, 0)
 
 
@@ -162,15 +164,15 @@ SAME_TOKENIZER = resolve_model("double:other", Path())
 
 def test_the_key_covers_judge_protocol_and_content() -> None:
     keys = [
-        verdict_key(MODEL, PROTOCOL, BASE),
-        verdict_key(SAME_TOKENIZER, PROTOCOL, BASE),
-        verdict_key(replace(MODEL, tokenizer_digest="0"), PROTOCOL, BASE),
-        verdict_key(MODEL, prompt_protocol(TAXONOMY), BASE),
-        verdict_key(MODEL, follows_protocol("Beer is fine."), BASE),
-        verdict_key(MODEL, follows_protocol("Wine is fine."), BASE),
-        verdict_key(MODEL, PROTOCOL, Evidence("Which wine?", "A brown ale.")),
-        verdict_key(MODEL, PROTOCOL, Evidence("Which beer?", "A pale ale.")),
-        verdict_key(MODEL, PROTOCOL, Evidence("Which beer?A brown", " ale.")),
+        verdict_key(JUDGE, PROTOCOL, BASE),
+        verdict_key(engine_judge_identity(SAME_TOKENIZER), PROTOCOL, BASE),
+        verdict_key(replace(JUDGE, tokenizer_digest="0"), PROTOCOL, BASE),
+        verdict_key(JUDGE, prompt_protocol(TAXONOMY), BASE),
+        verdict_key(JUDGE, follows_protocol("Beer is fine."), BASE),
+        verdict_key(JUDGE, follows_protocol("Wine is fine."), BASE),
+        verdict_key(JUDGE, PROTOCOL, Evidence("Which wine?", "A brown ale.")),
+        verdict_key(JUDGE, PROTOCOL, Evidence("Which beer?", "A pale ale.")),
+        verdict_key(JUDGE, PROTOCOL, Evidence("Which beer?A brown", " ale.")),
     ]
     assert len(set(keys)) == len(keys)
     assert all(len(key) == 16 for key in keys)
@@ -178,7 +180,8 @@ def test_the_key_covers_judge_protocol_and_content() -> None:
 
 def test_where_a_model_lies_is_no_part_of_the_key() -> None:
     moved = replace(MODEL, uri="gs://elsewhere/judge", path=Path("elsewhere"))
-    assert verdict_key(moved, PROTOCOL, BASE) == verdict_key(MODEL, PROTOCOL, BASE)
+    found = verdict_key(engine_judge_identity(moved), PROTOCOL, BASE)
+    assert found == verdict_key(JUDGE, PROTOCOL, BASE)
 
 
 def test_following_a_policy_is_one_question(tmp_path: Path, asked: list[str]) -> None:

@@ -14,7 +14,8 @@ from cosalign.domain.schemas import RESPONSES, VERDICTS
 from cosalign.domain.taxonomy import load_taxonomy
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import resolve_model
-from cosalign.judging.judge import Judge, verdict_ledger
+from cosalign.judging.engine_judge import EngineJudge
+from cosalign.judging.judge import verdict_ledger
 from cosalign.judging.response_verdicts import JudgedResponses, judge_responses
 from cosalign.store.storage import open_storage
 
@@ -46,7 +47,7 @@ def responses(*rows: tuple[str, str, str]) -> pa.Table:
 def judged(root: Path, table: pa.Table, **settings: object) -> tuple[JudgedResponses, int]:
     """The verdicts, and how many engines were started."""
     with EngineHost(EngineGroup(kind="double", max_model_len=16384)) as host:
-        judge = Judge(host, open_storage(str(root)), MODEL)
+        judge = EngineJudge(host, open_storage(str(root)), MODEL)
         made = judge_responses(
             judge, TAXONOMY, table, PROMPTS, ScoringGroup.model_validate(settings)
         )

@@ -31,10 +31,12 @@ def _sft(tiny: ModelFolder, world: Encoded, folder: Path) -> Any:
     return sft_trainer(tiny.path, world.sft, GROUP, folder, None)
 
 
-def _dpo(tiny: ModelFolder, world: Encoded, folder: Path) -> Any:
+def _dpo(tiny: ModelFolder, world: Encoded, folder: Path, **changes: object) -> Any:
     from cosalign.training.dpo import dpo_trainer
 
-    return dpo_trainer(tiny.path, world.dpo, GROUP, folder, None)
+    dpo = {**GROUP.dpo.model_dump(), **changes}
+    group = TrainingGroup.model_validate({**TRAINING, "dpo": dpo})
+    return dpo_trainer(tiny.path, world.dpo, group, folder, None)
 
 
 def _unpadded(row: torch.Tensor, mask: torch.Tensor) -> list[int]:
@@ -57,7 +59,7 @@ def test_sft_batches_are_the_rows(tiny: ModelFolder, world: Encoded, tmp_path: P
 def test_dpo_batches_are_the_rows(tiny: ModelFolder, world: Encoded, tmp_path: Path) -> None:
     rows = {row["row"]: row for row in world.dpo.table.to_pylist()}
     seen = []
-    for batch in _dpo(tiny, world, tmp_path).get_train_dataloader():
+    for batch in _dpo(tiny, world, tmp_path, max_steps=None).get_train_dataloader():
         numbers = batch["rows"].tolist()
         for place, number in enumerate(numbers + numbers):
             row = rows[number]
@@ -163,3 +165,43 @@ def test_the_recipe_reaches_the_trainer(tiny: ModelFolder, world: Encoded, tmp_p
     assert trainer.args.gradient_accumulation_steps == 2
     assert trainer.args.max_length is None
     assert not trainer.args.bf16
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [0.5, 1.0, 0.8536, 0.5, 0.1464, 0.0]),
+    ],
+)
+def test_the_rate_warms_up_and_follows_its_schedule(
+    tiny: ModelFolder, world: Encoded, tmp_path: Path, schedule: str, expected: list[float]
+) -> None:
+    from cosalign.training.sft import sft_trainer
+
+    sft = {**GROUP.sft.model_dump(), "warmup_steps": 2, "schedule": schedule, "learning_rate": 1.0}
+    group = TrainingGroup.model_validate({**TRAINING, "sft": sft})
+    trainer = sft_trainer(tiny.path, world.sft, group, tmp_path, None)
+    trainer.create_optimizer_and_scheduler(num_training_steps=6)
+    rates = []
+    for _ in expected:
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+    assert rates == pytest.approx(expected, abs=1e-4)
+
+
+def test_dpo_holds_no_more_rows_than_its_steps_take(
+    tiny: ModelFolder, world: Encoded, tmp_path: Path
+) -> None:
+    from cosalign.training.dpo import dpo_trainer
+
+    dpo = {**GROUP.dpo.model_dump(), "max_steps": 1, "batch_size": 2, "micro_batch_size": 2}
+    seen = set()
+    for seed in range(4):
+        group = TrainingGroup.model_validate({**TRAINING, "dpo": dpo, "seed": seed})
+        rows = dpo_trainer(tiny.path, world.dpo, group, tmp_path, None).train_dataset["row"]
+        assert len(set(rows)) == 2
+        seen.add(tuple(rows))
+    assert len(seen) > 1
+    assert world.dpo.table.num_rows > 2

@@ -18,20 +18,10 @@ import yaml
 
 from cosalign.domain.fingerprint import row_id, seed_of
 from cosalign.domain.safety_config import SafetyConfig, config_digest
-from cosalign.domain.taxonomy import Taxonomy
+from cosalign.domain.taxonomy import Taxonomy, Template
 
 PLAIN_SYSTEM_PROMPT = "You are a helpful assistant."
 """The system prompt of responses that follow no config."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """One wording; see ``config_templates.yaml``."""
-
-    id: str
-    item: str
-    some: str
-    none: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class RenderedConfig:
         allowed_mask: The allowed set; ``None`` for a free-form config.
         text: The system prompt.
         template: Template id; empty for a free-form config.
-        order: Category names as rendered, joined by spaces.
+        order: Names of the categories stated, as rendered, joined by spaces.
         region: The region it belongs to; ``None`` for a drawn config.
         digest: Identity of what it demands, whatever its rendering.
     """
@@ -65,7 +55,7 @@ class RenderedConfig:
 def templates() -> tuple[Template, ...]:
     """The shipped templates."""
     text = (resources.files("cosalign.domain") / "config_templates.yaml").read_text("utf-8")
-    return tuple(Template(**entry) for entry in yaml.safe_load(text))
+    return tuple(Template.model_validate(entry) for entry in yaml.safe_load(text))
 
 
 def render_categorical(
@@ -74,15 +64,17 @@ def render_categorical(
     """Rendering number ``rendering`` (from 0) of an allowed set."""
     digest = config_digest(taxonomy.digest, allowed_mask)
     rng = np.random.default_rng(seed_of("rendering", [digest, rendering]))
-    template = templates()[int(rng.integers(len(templates())))]
-    bits = [taxonomy.bits_of(allowed_mask)[i] for i in rng.permutation(allowed_mask.bit_count())]
+    choices = taxonomy.templates or templates()
+    template = choices[int(rng.integers(len(choices)))]
+    stated = allowed_mask if template.item_forbidden is None else taxonomy.allowable_mask
+    bits = [taxonomy.bits_of(stated)[i] for i in rng.permutation(stated.bit_count())]
     order = " ".join(taxonomy.names[bit] for bit in bits)
     return RenderedConfig(
         config_id=row_id("rendered-config", [digest, template.id, order]),
         kind="categorical",
         taxonomy_digest=taxonomy.digest,
         allowed_mask=allowed_mask,
-        text=_fill(template, taxonomy, bits),
+        text=_fill(template, taxonomy, allowed_mask, bits),
         template=template.id,
         order=order,
         region=region,
@@ -109,13 +101,14 @@ def render_safety_config(
     )
 
 
-def _fill(template: Template, taxonomy: Taxonomy, bits: list[int]) -> str:
-    if not bits:
+def _fill(template: Template, taxonomy: Taxonomy, allowed_mask: int, stated: list[int]) -> str:
+    if not allowed_mask and template.none is not None:
         return template.none
-    items = (
-        template.item.format(
-            title=taxonomy.categories[bit].title, definition=taxonomy.categories[bit].definition
-        )
-        for bit in bits
-    )
-    return template.some.format(categories="\n".join(items))
+    items = (_item(template, taxonomy, bit, allowed_mask >> bit & 1 == 1) for bit in stated)
+    return template.some.format(categories=template.separator.join(items))
+
+
+def _item(template: Template, taxonomy: Taxonomy, bit: int, allowed: bool) -> str:
+    category = taxonomy.categories[bit]
+    wording = template.item if allowed else template.item_forbidden or ""
+    return wording.format(title=category.title, definition=category.definition)

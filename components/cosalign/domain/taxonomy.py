@@ -3,6 +3,10 @@
 Bit ``i`` of a mask is category ``i`` of the file (law 2). The last category is the catch-all that
 no config can ever allow. The digest covers everything a judge or a model reads (names, titles,
 definitions, order), so a table whose digest differs was made under other questions.
+
+A taxonomy may bring its own templates, the wordings by which its configs are rendered: the shipped
+ones quote whole definitions, which is right for policies about harm and too much to read for a
+taxonomy of one-word topics or a very small model.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from string import Formatter
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cosalign.domain.errors import TaxonomyError, nearest
 from cosalign.domain.fingerprint import fingerprint
@@ -38,13 +43,54 @@ class Category(StrictModel):
     definition: str = Field(min_length=1, max_length=2000)
 
 
+class Template(StrictModel):
+    """One wording of a config; see ``config_templates.yaml``.
+
+    Attributes:
+        id: Part of a rendered config's identity.
+        item: Renders one allowed category, from ``{title}`` and ``{definition}``.
+        item_forbidden: Renders one category that is not allowed, and is not the catch-all. Where
+            given, every category is stated, allowed or not, in one random order.
+        separator: Stands between the items.
+        some: The config, with ``{categories}`` for the items.
+        none: The config that allows nothing; needed where forbidden categories go unstated.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    item: str
+    item_forbidden: str | None = None
+    separator: str = "\n"
+    some: str
+    none: str | None = None
+
+    @field_validator("item", "item_forbidden", "some")
+    @classmethod
+    def _fills(cls, value: str | None, info: ValidationInfo) -> str | None:
+        known = {"categories"} if info.field_name == "some" else {"title", "definition"}
+        found = {name for _, name, _, _ in Formatter().parse(value or "") if name is not None}
+        if found - known or (value is not None and not found):
+            raise ValueError(f"must name {' or '.join(sorted(known))} in braces, nothing else")
+        return value
+
+    @model_validator(mode="after")
+    def _says_none(self) -> Self:
+        if self.none is None and self.item_forbidden is None:
+            raise ValueError("give `none`, or `item_forbidden` to state what is not allowed")
+        return self
+
+
 class Taxonomy(StrictModel):
-    """An ordered set of risk categories, the last of which is the catch-all."""
+    """An ordered set of risk categories, the last of which is the catch-all.
+
+    Attributes:
+        templates: Wordings of its configs; the shipped ones where empty.
+    """
 
     kind: Literal["RiskTaxonomy"]
     name: Name
     version: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.-]{0,30}$")
     categories: tuple[Category, ...] = Field(min_length=2, max_length=MAX_CATEGORIES)
+    templates: tuple[Template, ...] = ()
 
     @field_validator("categories")
     @classmethod
@@ -55,10 +101,20 @@ class Taxonomy(StrictModel):
             raise ValueError(f"the category {twice[0]!r} stands twice")
         return value
 
+    @field_validator("templates")
+    @classmethod
+    def _distinct(cls, value: tuple[Template, ...]) -> tuple[Template, ...]:
+        ids = [template.id for template in value]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"each template needs its own id; found {ids}")
+        return value
+
     @cached_property
     def digest(self) -> str:
         """Identity of the taxonomy, 64 hex digits."""
-        return fingerprint("taxonomy", self.model_dump(mode="json"))
+        # Left out where empty, so that taxonomies without templates keep their identity.
+        absent = set() if self.templates else {"templates"}
+        return fingerprint("taxonomy", self.model_dump(mode="json", exclude=absent))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

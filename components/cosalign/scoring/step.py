@@ -7,7 +7,6 @@ step's result already made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -16,9 +15,9 @@ import pyarrow.compute as pc
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.schemas import VERDICTS, with_metadata
 from cosalign.inference.engine_host import EngineHost
-from cosalign.inference.models import ModelFolder, resolve_model
-from cosalign.judging.judge import Judge
+from cosalign.judging.judge_quality import quality_metrics
 from cosalign.judging.label_protocol import response_protocol
+from cosalign.judging.open_judge import judging_identity, open_judge
 from cosalign.judging.response_verdicts import judge_responses
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.store.tables import read_table, write_table
@@ -35,7 +34,7 @@ class ScoringStep:
     def identity(self, context: StepContext) -> Json:
         """The judge, the questions and the thresholds."""
         return {
-            "judge": _judge_model(context).digest,
+            "judge": judging_identity(context.config),
             "protocol": response_protocol(context.taxonomy).digest,
             "scoring": context.config.scoring.model_dump(
                 mode="json", exclude={"prompt_thresholds"}
@@ -57,21 +56,19 @@ class ScoringStep:
             )
         )
         with EngineHost(context.config.models.engine) as host:
-            judge = Judge(host, context.storage, _judge_model(context))
+            judge = open_judge(context.config, context.taxonomy, context.storage, host)
             judged = judge_responses(
                 judge, context.taxonomy, responses, texts, context.config.scoring
             )
+            protocol = response_protocol(context.taxonomy)
+            quality = judge.quality(protocol, context.config.scoring)
             draft.counts["engine_starts"] = host.starts
         schema = with_metadata(VERDICTS, context.taxonomy.digest)
         path = f"{context.folder}/verdicts.parquet"
         draft.tables["verdicts"] = write_table(context.storage, path, judged.table, schema)
         _count(context, judged.table, draft)
+        draft.metrics.update(quality_metrics(quality))
         draft.counts["verdicts_made"] = judged.made
-
-
-def _judge_model(context: StepContext) -> ModelFolder:
-    cache = Path(context.config.storage.cache).expanduser()
-    return resolve_model(context.config.models.judge_uri, cache)
 
 
 def _count(context: StepContext, verdicts: pa.Table, draft: ManifestDraft) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cosalign.domain.errors import DataError, TaxonomyError
 from cosalign.domain.fingerprint import seed_of
 from cosalign.domain.run_config import PromptsGroup, ScoringGroup
 from cosalign.domain.taxonomy import Taxonomy
@@ -28,6 +29,23 @@ class PromptLabels:
     risk_mask: npt.NDArray[np.uint32]
     known_mask: npt.NDArray[np.uint32]
     made: int
+
+
+def given_labels(taxonomy: Taxonomy, prompts: list[Prompt]) -> PromptLabels:
+    """The labels that the prompts' files give, taken as they stand.
+
+    Raises:
+        DataError: A label is no category.
+    """
+    masks = np.array([_given_mask(taxonomy, prompt) for prompt in prompts], np.uint32)
+    return PromptLabels(masks, np.full(len(prompts), taxonomy.full_mask, np.uint32), 0)
+
+
+def _given_mask(taxonomy: Taxonomy, prompt: Prompt) -> int:
+    try:
+        return taxonomy.mask_of(prompt.risks or ())
+    except TaxonomyError as problem:
+        raise DataError(f"prompt {prompt.prompt_id} of {prompt.source}: {problem}") from None
 
 
 def label_prompts(

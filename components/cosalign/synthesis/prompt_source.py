@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import normalise_text, prompt_id_of, seed_of
@@ -24,11 +25,12 @@ CHARACTERS_PER_TOKEN = 40
 
 @dataclass(frozen=True)
 class Prompt:
-    """One kept prompt, not labelled yet."""
+    """One kept prompt; ``risks`` are those that its file gives, if it is asked for them."""
 
     prompt_id: str
     text: str
     source: str
+    risks: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -51,11 +53,10 @@ def select_prompts(settings: PromptsGroup, token_count: Callable[[str], int]) ->
     """
     if not settings.files:
         raise DataError("prompts.files is empty; name at least one JSONL file of prompts")
-    held_out = {prompt_id_of(text) for _, text in _rows(settings.held_out_files, settings.field)}
+    held_out = {row.prompt_id for row in _rows(settings.held_out_files, settings.field, None)}
     selection = PromptSelection()
     kept: dict[str, Prompt] = {}
-    for source, text in _rows(settings.files, settings.field):
-        prompt = Prompt(prompt_id_of(text), text, source)
+    for prompt in _rows(settings.files, settings.field, settings.labels_field):
         reason = _reason_to_drop(prompt, kept, held_out, settings, token_count)
         selection.counts["prompts_read"] += 1
         if reason:
@@ -106,17 +107,21 @@ def _limited(kept: dict[str, Prompt], settings: PromptsGroup) -> list[Prompt]:
     return [kept[i] for i in ids]
 
 
-def _rows(files: Iterable[str], field_name: str) -> Iterator[tuple[str, str]]:
+def _rows(files: Iterable[str], field_name: str, labels_field: str | None) -> Iterator[Prompt]:
     for file in files:
         source = file.rpartition("/")[2]
         data = read_uri(file).decode("utf-8", "surrogateescape")
         # Not splitlines(): a JSON string may hold U+2028, which is no end of a line in JSONL.
         for number, line in enumerate(data.split("\n"), 1):
             if line.strip():
-                yield source, _text(line, field_name, f"{file}, line {number}")
+                where = f"{file}, line {number}"
+                row = _row(line, field_name, where)
+                text = _text(row, field_name, where)
+                risks = None if labels_field is None else _risks(row, labels_field, where)
+                yield Prompt(prompt_id_of(text), text, source, risks)
 
 
-def _text(line: str, field_name: str, where: str) -> str:
+def _row(line: str, field_name: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -126,6 +131,20 @@ def _text(line: str, field_name: str, where: str) -> str:
         raise DataError(
             f"{where}: no field {field_name!r} (found {known}); set prompts.field to its name"
         )
+    return row
+
+
+def _risks(row: dict[str, Any], labels_field: str, where: str) -> tuple[str, ...]:
+    risks = row.get(labels_field)
+    if not isinstance(risks, list) or not all(isinstance(name, str) for name in risks):
+        raise DataError(
+            f"{where}: field {labels_field!r} must list the prompt's risks by name, [] for none; "
+            "correct it, or leave prompts.labels_field out to have the judge label prompts"
+        )
+    return tuple(risks)
+
+
+def _text(row: dict[str, Any], field_name: str, where: str) -> str:
     value = row[field_name]
     if not isinstance(value, str):
         raise DataError(

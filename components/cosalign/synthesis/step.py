@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,25 +12,34 @@ import pyarrow as pa
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import Json, content_sha256
-from cosalign.domain.run_config import RunConfig
+from cosalign.domain.run_config import GeneratorSettings, RunConfig
 from cosalign.domain.schemas import CONFIGS, DRAWS, PROMPTS, RESPONSES, with_metadata
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.hf_tokenizer import load_tokenizer
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.judge import Judge
+from cosalign.judging.judge_preflight import check_judge_input
+from cosalign.judging.judge_quality import quality_metrics
 from cosalign.judging.label_protocol import prompt_protocol
+from cosalign.judging.open_judge import judging_identity, open_judge
 from cosalign.runtime.preflight import check_user_input
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.store.storage import read_uri
 from cosalign.store.tables import write_table
+from cosalign.synthesis.authored_replies import authored_candidates
 from cosalign.synthesis.candidates import (
     LabelledPrompt,
     candidates,
     generate_candidates,
 )
 from cosalign.synthesis.draws import ConfigDrawer
-from cosalign.synthesis.labelling import PromptLabels, bound_label_sets, label_prompts
+from cosalign.synthesis.labelling import (
+    PromptLabels,
+    bound_label_sets,
+    given_labels,
+    label_prompts,
+)
 from cosalign.synthesis.prompt_source import (
     Prompt,
     PromptSelection,
@@ -50,17 +59,19 @@ class SynthesisStep:
         config = context.config
         # Here and not in execute: also a run that finds this step done must not train for nothing.
         check_user_input(config, context.taxonomy)
+        check_judge_input(config, context.taxonomy)
         models = _Models.resolved(config)
         prompts = config.prompts.model_dump(mode="json", exclude={"files", "held_out_files"})
         generators = [
-            {**settings.model_dump(mode="json", exclude={"model"}), "model": model.digest}
+            _generator_identity(settings, model)
             for settings, model in zip(config.synthesis.generators, models.generators, strict=True)
         ]
+        given = config.prompts.labels_field is not None
         return {
             "files": _contents(config.prompts.files),
             "held_out_files": _contents(config.prompts.held_out_files),
             "prompts": prompts,
-            "judge": models.judge.digest,
+            "judge": None if given else judging_identity(config),
             "base_tokenizer": models.base.tokenizer_digest,
             "protocol": prompt_protocol(context.taxonomy).digest,
             "scoring": config.scoring.model_dump(mode="json", exclude={"thresholds"}),
@@ -74,17 +85,18 @@ class SynthesisStep:
         """Does the work; see the module's docstring."""
         config, taxonomy = context.config, context.taxonomy
         models = _Models.resolved(config)
-        tokenizer = load_tokenizer(models.base)
-        selection = select_prompts(config.prompts, lambda text: len(tokenizer.encode_plain(text)))
+        token_count = _token_counter(models.base)
+        selection = select_prompts(config.prompts, token_count)
         counts = selection.counts
         pool = training_pool(config, taxonomy)
         drawer = ConfigDrawer(taxonomy, config.synthesis, pool)
         with EngineHost(config.models.engine) as host:
-            judge = Judge(host, context.storage, models.judge)
-            labels = label_prompts(judge, taxonomy, selection.prompts, config.scoring)
+            judge = open_judge(config, taxonomy, context.storage, host)
+            labels = _labels(context, judge, selection.prompts, draft)
             splits = _splits(selection, labels, taxonomy, config, pool)
             drawn_for = _drawn_for(selection.prompts, labels, splits)
-            responses = _responses(context, host, models, drawn_for, drawer, counts)
+            owed = _Owed(context, host, models, token_count)
+            responses = owed.responses(drawn_for, drawer, counts)
             counts["engine_starts"] = host.starts
         draws = drawer.pairing_draws((p.prompt_id, p.risk_mask) for p in drawn_for)
         counts.update({f"split_{split}": n for split, n in Counter(splits).items()})
@@ -116,20 +128,45 @@ def training_pool(config: RunConfig, taxonomy: Taxonomy) -> int:
 @dataclass(frozen=True)
 class _Models:
     base: ModelFolder
-    judge: ModelFolder
-    generators: tuple[ModelFolder, ...]
+    generators: tuple[ModelFolder | None, ...]
+    """One a generator; ``None`` where people wrote the replies."""
 
     @classmethod
     def resolved(cls, config: RunConfig) -> _Models:
         cache = Path(config.storage.cache).expanduser()
         return cls(
             base=resolve_model(config.models.base, cache),
-            judge=resolve_model(config.models.judge_uri, cache),
             generators=tuple(
-                resolve_model(g.model or config.models.base, cache)
+                None if g.replies else resolve_model(g.model or config.models.base, cache)
                 for g in config.synthesis.generators
             ),
         )
+
+
+def _generator_identity(settings: GeneratorSettings, model: ModelFolder | None) -> Json:
+    if model is None:
+        content = content_sha256(read_uri(settings.replies or ""))
+        return {"name": settings.name, "replies": content}
+    own = settings.model_dump(mode="json", exclude={"model", "replies"})
+    return {**own, "model": model.digest}
+
+
+def _token_counter(model: ModelFolder) -> Callable[[str], int]:
+    tokenizer = load_tokenizer(model)
+    return lambda text: len(tokenizer.encode_plain(text))
+
+
+def _labels(
+    context: StepContext, judge: Judge, prompts: list[Prompt], draft: ManifestDraft
+) -> PromptLabels:
+    """The labels that the files give, where they are asked for them; else the judge's."""
+    if context.config.prompts.labels_field is not None:
+        return given_labels(context.taxonomy, prompts)
+    scoring = context.config.scoring
+    labels = label_prompts(judge, context.taxonomy, prompts, scoring)
+    quality = judge.quality(prompt_protocol(context.taxonomy), scoring)
+    draft.metrics.update(quality_metrics(quality))
+    return labels
 
 
 def _splits(
@@ -176,29 +213,49 @@ def _drawn_for(
     return kept
 
 
-def _responses(
-    context: StepContext,
-    host: EngineHost,
-    models: _Models,
-    prompts: list[LabelledPrompt],
-    drawer: ConfigDrawer,
-    counts: Counter[str],
-) -> pa.Table:
-    parts = []
-    for settings, model in zip(context.config.synthesis.generators, models.generators, strict=True):
+@dataclass(frozen=True)
+class _Owed:
+    """The candidate responses that the generators owe, and how they come."""
+
+    context: StepContext
+    host: EngineHost
+    models: _Models
+    token_count: Callable[[str], int]
+
+    def responses(
+        self, prompts: list[LabelledPrompt], drawer: ConfigDrawer, counts: Counter[str]
+    ) -> pa.Table:
+        """The responses table."""
+        generators = self.context.config.synthesis.generators
+        parts = [
+            self._of_generator(settings, model, prompts, drawer, counts)
+            for settings, model in zip(generators, self.models.generators, strict=True)
+        ]
+        if not any(part.num_rows for part in parts):
+            raise DataError("the generators owe no response; set plain, superset or not_superset")
+        table = _first_of_each_response(pa.concat_tables(parts))
+        for reason in sorted(set(table.column("finish_reason").to_pylist())):
+            matching = table.column("finish_reason").to_pylist().count(reason)
+            counts[f"responses_finished_{reason}"] = matching
+        counts["responses_empty"] = sum(not t.strip() for t in table.column("text").to_pylist())
+        return table
+
+    def _of_generator(
+        self,
+        settings: GeneratorSettings,
+        model: ModelFolder | None,
+        prompts: list[LabelledPrompt],
+        drawer: ConfigDrawer,
+        counts: Counter[str],
+    ) -> pa.Table:
+        if model is None:
+            return authored_candidates(prompts, settings, self.token_count, counts)
         owed = candidates(prompts, settings, drawer)
-        if owed:
-            done = generate_candidates(host, context.storage, model, settings, owed)
-            parts.append(done.rows)
-            counts["responses_made"] += done.made
-    if not parts:
-        raise DataError("the generators owe no response; set plain, superset or not_superset")
-    table = _first_of_each_response(pa.concat_tables(parts))
-    for reason in sorted(set(table.column("finish_reason").to_pylist())):
-        matching = table.column("finish_reason").to_pylist().count(reason)
-        counts[f"responses_finished_{reason}"] = matching
-    counts["responses_empty"] = sum(not t.strip() for t in table.column("text").to_pylist())
-    return table
+        if not owed:
+            return RESPONSES.empty_table()
+        done = generate_candidates(self.host, self.context.storage, model, settings, owed)
+        counts["responses_made"] += done.made
+        return done.rows
 
 
 def _first_of_each_response(table: pa.Table) -> pa.Table:

@@ -5,13 +5,16 @@ so is overridden: rows come with ids, so that training sees the ids of inference
 private, and TRL is pinned for that; a test compares the batch with the rows.
 
 The reference's log-probabilities are computed before the first step, from the model as it was
-loaded (a checkpoint is read later), so a resumed run has the same reference.
+loaded (a checkpoint is read later), so a resumed run has the same reference. That pass costs a
+third of a training pass, so where ``max_steps`` ends before every row is seen, a seeded choice of
+rows is taken, and no reference is computed for the others.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import trl
 from datasets import Dataset
 
@@ -27,6 +30,8 @@ from cosalign.training.trainers import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pyarrow as pa
 
     from cosalign.domain.run_config import TrainingGroup
     from cosalign.training.encode import Rows
@@ -75,8 +80,17 @@ def dpo_trainer(
     trainer = DpoTrainer(
         model=load_weights(model),
         args=arguments,
-        train_dataset=Dataset(rows.table),
+        train_dataset=Dataset(_reached(rows.table, group)),
         processing_class=load_processing_class(model),
     )
     trainer.attach("dpo", rows.names, observer)
     return trainer
+
+
+def _reached(table: pa.Table, group: TrainingGroup) -> pa.Table:
+    """As many rows, at random, as the steps take; all where there is no limit or it is beyond."""
+    wanted = (group.dpo.max_steps or table.num_rows) * group.dpo.batch_size
+    if wanted >= table.num_rows:
+        return table
+    order = np.random.default_rng(group.seed).permutation(table.num_rows)
+    return table.take(np.sort(order[:wanted]))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cosalign.training.encode import Rows
     from cosalign.training.trainers import RowObserver
 
-SCHEME = 1
+SCHEME = 2
 """Raised when the same rows and settings would train another model."""
 
 MANIFEST = "cosalign.json"

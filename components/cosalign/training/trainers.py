@@ -39,6 +39,7 @@ RowObserver = Callable[[list[int]], None]
 """Called with the row numbers of every micro batch; tests compare orders with it."""
 
 _FULL_BYTES = 1 << 20
+_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
 
 log = get_logger(__name__)
 
@@ -154,7 +155,7 @@ def common_arguments(
         "per_device_train_batch_size": settings.micro_batch_size,
         "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup",
+        "lr_scheduler_type": _SCHEDULES[settings.schedule],
         "warmup_steps": settings.warmup_steps,
         "optim": group.optimizer,
         "weight_decay": 0.0,

@@ -39,6 +39,10 @@ COMMANDS = {
         "cosalign.pipelines.run_command:run_command",
         "Run the compiled pipeline on this machine.",
     ),
+    "chat": LazyCommand(
+        "cosalign.pipelines.chat_command:chat_command",
+        "Talk with a trained model under a safety config.",
+    ),
     "compile": LazyCommand(
         "cosalign.pipelines.compile_command:compile_command",
         "Compile the pipeline to KFP's JSON.",

@@ -149,6 +149,7 @@ def _report(order: RunOrder) -> None:
         return
     digest = run_config_digest(order.config)
     summary = summarise(order.run_id, order.pipeline.name, digest, order.reports)
-    summary = replace(summary, report=_store_report(order, summary.report))
+    finished = datetime.now(UTC).isoformat(timespec="microseconds")
+    summary = replace(summary, report=_store_report(order, summary.report), finished=finished)
     order.storage.write_bytes(f"{order.folder}/summary.json", summary.as_json())
     click.echo(summary.as_text())

@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from cosalign.pipelines.local_run import TaskReport
 from cosalign.pipelines.resolution import RuntimeArtifact
 from cosalign.runtime.step import read_manifest
 
+TRAINING = "training"
 EVALUATION = "evaluation"
 REPORT = "report"
 SCORE = "cosa_score"
@@ -27,6 +29,9 @@ COLUMNS = {
 }
 """Metrics that the terminal's table shows, and their titles."""
 
+JUDGES = {"judge": "judge", "zero_shot": "zero-shot"}
+"""Prefixes of the metrics that say how right a judge is, and what the terminal calls it."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -38,6 +43,8 @@ class RunSummary:
         config_digest: Digest of the resolved run config.
         reports: One a task that was started, in order.
         metrics: The evaluation's figures; ``None`` where one could not be measured.
+        models: Addresses of the trained models by name; empty where training did not end.
+        finished: When the run ended, ISO 8601 in UTC; run ids that people choose tell no time.
         report: The report's path, where there is one.
     """
 
@@ -47,6 +54,8 @@ class RunSummary:
     reports: tuple[TaskReport, ...]
     metrics: dict[str, float | None] = field(default_factory=dict)
     report: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
+    finished: str = ""
 
     def as_json(self) -> bytes:
         """The content of ``summary.json``."""
@@ -63,9 +72,11 @@ class RunSummary:
         content = {
             "run_id": self.run_id,
             "pipeline": self.pipeline,
+            "finished": self.finished,
             "run_config_digest": self.config_digest,
             "stages": stages,
             "metrics": self.metrics,
+            "models": self.models,
             "report": self.report,
         }
         return f"{json.dumps(content, indent=2)}\n".encode()
@@ -76,7 +87,7 @@ class RunSummary:
         if self.reports and all(report.reused for report in self.reports):
             lines.append("nothing to do: every stage was already done")
         if self.metrics:
-            lines += ["", *_metric_lines(self.metrics)]
+            lines += ["", *_metric_lines(self.metrics), *_judge_lines(self.metrics)]
         if self.report:
             lines += ["", f"report: {self.report}"]
         return "\n".join(lines)
@@ -93,7 +104,9 @@ def summarise(
     evaluation, report = _artifact(reports, EVALUATION), _artifact(reports, REPORT)
     metrics = read_manifest(Path(evaluation.path)).metrics if evaluation else {}
     path = report.path if report and Path(report.path).is_file() else None
-    return RunSummary(run_id, pipeline, config_digest, tuple(reports), metrics, path)
+    trained = _artifact(reports, TRAINING)
+    models = read_manifest(Path(trained.path)).models if trained else {}
+    return RunSummary(run_id, pipeline, config_digest, tuple(reports), metrics, path, models)
 
 
 def _artifact(reports: Sequence[TaskReport], name: str) -> RuntimeArtifact | None:
@@ -129,6 +142,30 @@ def _metric_lines(metrics: dict[str, float | None]) -> list[str]:
         for system in shown
     ]
     return [header, *rows]
+
+
+def _judge_lines(metrics: dict[str, float | None]) -> list[str]:
+    """One line a judge that was measured on labelled examples."""
+    lines = []
+    for prefix, name in JUDGES.items():
+        right = _by_question(metrics, f"{prefix}_accuracy/")
+        auc = _by_question(metrics, f"{prefix}_auc/")
+        if right:
+            worst = min(right, key=lambda question: right[question])
+            mean_auc = _figure(fmean(auc.values())) if auc else "-"
+            lines.append(
+                f"{name}: right {fmean(right.values()):.3f} on average over {len(right)} "
+                f"questions, {right[worst]:.3f} at worst ({worst}); AUC {mean_auc}"
+            )
+    return ["", *lines] if lines else []
+
+
+def _by_question(metrics: dict[str, float | None], prefix: str) -> dict[str, float]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix) and value is not None
+    }
 
 
 def _figure(value: float | None) -> str:

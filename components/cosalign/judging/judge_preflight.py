@@ -1,0 +1,55 @@
+"""Checks at a run's start whether its judge can judge what it will be shown.
+
+A fitted judge is asked about prompts of the first step and the last. That it was fitted on one of
+them, or cannot answer a free-form config, should be said before an hour of training and not after.
+"""
+
+from __future__ import annotations
+
+import json
+
+from cosalign.domain.errors import ConfigError
+from cosalign.domain.fingerprint import prompt_id_of
+from cosalign.domain.run_config import RunConfig
+from cosalign.domain.taxonomy import Taxonomy
+from cosalign.judging.open_judge import judge_identity, run_examples
+from cosalign.runtime.safety_config_files import read_safety_configs
+from cosalign.store.storage import read_uri
+
+
+def check_judge_input(config: RunConfig, taxonomy: Taxonomy) -> None:
+    """Checks what a fitted judge needs; a judge that is a model needs nothing.
+
+    Raises:
+        UserError: The examples or the encoder are wrong, a prompt of the run stands among the
+            examples, or a config is free-form.
+    """
+    examples = run_examples(config, taxonomy)
+    if examples is None:
+        return
+    judge_identity(config)
+    taxonomies = {f"{taxonomy.name} {taxonomy.version}": taxonomy}
+    for found in read_safety_configs(config.configs.files, taxonomies):
+        if found.text is not None:
+            raise ConfigError(
+                f"the config {found.name!r} is free-form, and a judge fitted on judging.examples "
+                "cannot tell whether a text follows one; give it as allowedRisks, or leave "
+                "judging.examples out"
+            )
+    files = [(file, config.prompts.field) for file in config.prompts.files]
+    if config.evaluation.benchmark:
+        files.append((config.evaluation.benchmark, "prompt"))
+    examples.refuse_overlap({i for file, field in files for i in _prompt_ids(file, field)})
+
+
+def _prompt_ids(file: str, field: str) -> set[str]:
+    """Identities of a file's prompts; rows that are malformed are refused by whoever uses them."""
+    found = set()
+    for line in read_uri(file).decode("utf-8", "replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get(field), str):
+            found.add(prompt_id_of(row[field]))
+    return found

@@ -1,0 +1,101 @@
+"""The evaluation with a fitted judge: its accuracy beside the scores, the zero-shot one's too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.evaluation.evaluation_world import inputs, run_config, write_region
+
+from cosalign.domain.run_config import JudgingGroup, RunConfig
+from cosalign.evaluation.judge_card import judge_metrics, judge_warnings
+from cosalign.evaluation.step import EvaluationStep
+from cosalign.runtime.step import StepManifest, run_step
+from cosalign.store.storage import open_storage
+from cosalign.store.tables import read_table
+
+WORDS = ("odds", "wagers", "ales", "roses", "swords", "kites", "loaves", "songs")
+
+
+def examples(path: Path) -> str:
+    rows = [
+        {
+            "prompt": f"What of {word} and {other}?",
+            "response": f"Take {word} slowly." if helpful else f"Sorry, no {word}.",
+            "risks": ["financial_crime_theft"] if helpful and word in WORDS[:2] else [],
+            "addressed": helpful,
+            "helpfulness": 5 if helpful else 1,
+        }
+        for word in WORDS
+        for other in WORDS[:3]
+        for helpful in (True, False)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    write_region(tmp_path / "regions", "eu-bank", ["financial_crime_theft"])
+    judging = JudgingGroup(examples=examples(tmp_path / "examples.jsonl"), zero_shot_rows=20)
+    plain = run_config(tmp_path, systems=("base", "dpo"), prompts_per_config=4)
+    return plain.model_copy(update={"judging": judging})
+
+
+def run(config: RunConfig) -> StepManifest:
+    return run_step(EvaluationStep(), config, inputs(config))[0]
+
+
+def card(config: RunConfig, manifest: StepManifest) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        open_storage(config.storage.root).read_bytes(manifest.files["scores"])
+    )
+    return found
+
+
+def test_both_judges_are_measured_and_only_one_decides(config: RunConfig) -> None:
+    manifest = run(config)
+    assert manifest.metrics["judge_accuracy/addressed"] == 1.0
+    # The engine double answers at random, and some of its answers cannot be read.
+    zero_shot = manifest.metrics["zero_shot_accuracy/addressed"]
+    assert zero_shot is not None
+    assert zero_shot < 0.9
+    storage = open_storage(config.storage.root)
+    judges = set(read_table(storage, manifest.tables["verdicts"]).column("judge").to_pylist())
+    judge = card(config, manifest)["models"]["judge"]
+    assert judges == {judge["digest"]}
+    assert judge["uri"].startswith("classifier:")
+
+
+def test_the_report_shows_accuracy_beside_its_baseline_and_a_warning(config: RunConfig) -> None:
+    manifest = run(config)
+    page = open_storage(config.storage.root).read_bytes(manifest.files["report"]).decode()
+    assert "How right the judge is" in page
+    assert "<th>addressed</th><td>100.0\N{NO-BREAK SPACE}% <small>of 48</small>" in page
+    assert "fitted on 48 labelled examples" in page
+    assert "Sorry, no" not in page
+
+
+def test_the_zero_shot_judge_is_left_out_where_it_is_not_asked_for(config: RunConfig) -> None:
+    alone = config.model_copy(
+        update={"judging": config.judging.model_copy(update={"zero_shot_rows": 0})}
+    )
+    manifest = run(alone)
+    assert not [name for name in manifest.metrics if name.startswith("zero_shot")]
+    assert manifest.metrics["judge_accuracy/addressed"] == 1.0
+    # The trained model and the base model; no engine judges.
+    assert manifest.counts["engine_starts"] == 2
+    assert run(config).fingerprint != manifest.fingerprint
+
+
+def test_a_base_model_that_judges_zero_shot_is_started_once(config: RunConfig) -> None:
+    models = config.models.model_copy(update={"judge": None})
+    assert run(config.model_copy(update={"models": models})).counts["engine_starts"] == 2
+
+
+def test_a_judge_without_examples_is_not_measured() -> None:
+    empty: dict[str, Any] = {"examples": 0, "questions": {}, "zero_shot": {}}
+    assert judge_metrics(empty) == {}
+    assert judge_warnings(empty) == []
