@@ -12,6 +12,7 @@ from cosalign.domain.errors import ConfigError, DataError
 from cosalign.domain.run_config import JudgingGroup, RunConfig, ScoringGroup
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ENCODERS, resolve_model
+from cosalign.inference.sentence_encoder import SentenceEncoder
 from cosalign.judging import classifier_judge
 from cosalign.judging.classifier_judge import ClassifierJudge, classifier_identity
 from cosalign.judging.judge import verdict_ledger
@@ -29,9 +30,9 @@ from cosalign.store.storage import open_storage
 RESPONSE, PROMPT = response_protocol(TAXONOMY), prompt_protocol(TAXONOMY)
 EMBEDDER = JudgingGroup().embedder
 ITEMS = [
-    Evidence("Which ale suits cheese?", "Enjoy ale with lager slowly."),
-    Evidence("Which ale suits cheese?", "Sorry, I cannot help with ale."),
-    Evidence("Do bluffs pay?", "Enjoy bluffs with cards slowly."),
+    Evidence("Is ale like lager?", "Enjoy ale with lager slowly."),
+    Evidence("Is ale like lager?", "Sorry, I cannot help with ale."),
+    Evidence("Cards or bluffs?", "Enjoy bluffs with cards slowly."),
 ]
 
 
@@ -61,6 +62,29 @@ def test_it_answers_every_question_with_all_its_probability(tmp_path: Path) -> N
         assert stored["outside_mass"] == [0.0] * len(RESPONSE.questions)
         assert [sum(mass) for mass in stored["probabilities"]] == pytest.approx([1.0] * 5, abs=1e-5)
         assert stored["failure"] is None
+
+
+@pytest.mark.parametrize("text", ["Enjoy bluffs with cards slowly.", "Kettle of copper rain.", ""])
+def test_an_answer_to_something_else_is_no_help(tmp_path: Path, text: str) -> None:
+    judge = fitted(tmp_path)
+    embedder = resolve_model(EMBEDDER, tmp_path / "cache", ENCODERS)
+    judge.open_encoder = lambda: SentenceEncoder(embedder.path)
+    items = [Evidence("Is ale like lager?", text), ITEMS[0]]
+    rows = judge.judge(RESPONSE, items, "judge").rows
+    addressed = binary_labels(rows, RESPONSE, "addressed", ScoringGroup())
+    assert addressed.value.tolist() == [False, True]
+    grades = [grade or 0 for grade in ratings(rows, RESPONSE, "helpfulness", ScoringGroup())]
+    assert grades[0] <= 1 < grades[1]
+
+
+def test_examples_of_one_topic_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Nothing in them tells what is about something else, so nothing is taken for it."""
+    beer = [one for one in example_rows() if one["risks"] != ["poker"] and "ale" in one["prompt"]]
+    for one in beer:
+        one["risks"] = []
+    rows = fitted(tmp_path, beer).judge(RESPONSE, ITEMS[:2], "judge").rows
+    addressed = binary_labels(rows, RESPONSE, "addressed", ScoringGroup())
+    assert addressed.value.tolist() == [True, False]
 
 
 def test_prompts_are_labelled_by_what_would_answer_them(tmp_path: Path) -> None:
@@ -128,7 +152,8 @@ def test_examples_of_one_prompt_are_too_few(tmp_path: Path) -> None:
 
 def test_it_is_measured_on_prompts_that_it_did_not_see(tmp_path: Path) -> None:
     quality = {q.question: q for q in fitted(tmp_path).quality(RESPONSE, ScoringGroup())}
-    assert quality["addressed"].accuracy == quality["beer"].accuracy == 1.0
+    assert quality["beer"].accuracy == 1.0
+    assert quality["addressed"].accuracy > 0.9
     assert (quality["addressed"].commonest, quality["beer"].commonest) == (0.5, 0.75)
     assert quality["other"].auc is None
 

@@ -1,8 +1,12 @@
-"""Logistic regressions over sentence embeddings: one a question, fitted on labelled examples.
+"""Logistic regressions over sentence embeddings, fitted on labelled examples: one a question.
 
-A question about risks looks at the response alone, because only its words count; whether it
-addresses the prompt, and how well, is a matter of both. A question that all examples answer alike
-teaches nothing; it is answered by that frequency.
+Each looks at the judged text alone: a risk lies in its words, and so does a refusal. Whether a
+response is about its prompt at all is asked apart, of the angle between the two, and what is not
+about it neither addresses it nor helps. Without that gate a classifier that has seen helpful
+answers and refusals takes whatever is no refusal for help: measured, 99 % of random words. Examples
+of answers to something else are made for it, by giving a prompt the answer to another.
+
+A question that all examples answer alike teaches nothing; it is answered by that frequency.
 """
 
 from __future__ import annotations
@@ -21,11 +25,35 @@ from cosalign.judging.judge_quality import IntArray
 from cosalign.judging.label_protocol import Evidence, LabelProtocol
 from cosalign.judging.labelled_examples import LabelledExamples
 
-VERSION = "1"
+VERSION = "2"
 """Raised with any change of features or fit, so that verdicts of two versions are never mixed."""
 
 INVERSE_PENALTY = 10.0
+ANGLE_INVERSE_PENALTY = 100.0
+"""Weaker: the one feature, a cosine, is small, and one weight cannot be fitted too closely."""
 ITERATIONS = 2000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings of judged texts and of their prompts, each of shape (rows, dimensions).
+
+    A prompt that is judged by itself is both.
+    """
+
+    text: FloatArray
+    prompt: FloatArray
+
+    def take(self, rows: IntArray) -> Features:
+        """Some of the rows."""
+        return Features(self.text[rows], self.prompt[rows])
+
+    @property
+    def cosine(self) -> FloatArray:
+        """Between text and prompt, shape (rows, 1)."""
+        found: FloatArray = np.sum(self.text * self.prompt, axis=1, keepdims=True)
+        return found
 
 
 @dataclass(frozen=True)
@@ -33,14 +61,12 @@ class Lesson:
     """What one protocol's classifiers are fitted on.
 
     Attributes:
-        alone: Features of the judged text alone, shape (rows, dimensions).
-        both: Features of text and prompt, shape (rows, 3 * dimensions).
+        features: Of the examples.
         right: Right answers as indices, shape (rows, questions).
         groups: Prompt ids; a cross-validation never parts one prompt's rows.
     """
 
-    alone: FloatArray
-    both: FloatArray
+    features: Features
     right: IntArray
     groups: list[str]
 
@@ -58,51 +84,48 @@ class Classifier:
         self, protocol: LabelProtocol, lesson: Lesson, rows: IntArray | None = None
     ) -> None:
         chosen = np.arange(len(lesson.groups)) if rows is None else rows
-        self._protocol = protocol
+        features, right = lesson.features.take(chosen), lesson.right[chosen]
+        self._risks = protocol.risks
         self._models = [
-            _fitted(self._features(i, lesson.alone, lesson.both)[chosen], lesson.right[chosen, i])
+            _fitted(features.text, right[:, i], INVERSE_PENALTY)
             for i in range(len(protocol.questions))
         ]
         self._counts = [
-            np.bincount(lesson.right[chosen, i], minlength=len(question.answers))
+            np.bincount(right[:, i], minlength=len(question.answers))
             for i, question in enumerate(protocol.questions)
         ]
+        addressed = protocol.index("addressed")
+        self._about = None
+        if addressed is not None:
+            self._about = _fitted_about(features, right[:, : self._risks], right[:, addressed])
 
-    def masses(self, alone: FloatArray, both: FloatArray) -> list[FloatArray]:
+    def masses(self, features: Features) -> list[FloatArray]:
         """For each question, the probability of each answer, shape (rows, answers)."""
-        found = []
-        for i, (model, counts) in enumerate(zip(self._models, self._counts, strict=True)):
-            if model is None:
-                share = (counts + 1) / (counts + 1).sum()
-                found.append(np.tile(share.astype(np.float32), (len(alone), 1)))
-                continue
-            mass = np.zeros((len(alone), len(counts)), np.float32)
-            mass[:, model.classes_] = model.predict_proba(self._features(i, alone, both))
-            found.append(mass)
-        return found
+        about = np.ones((len(features.text), 1), np.float32)
+        if self._about is not None:
+            about = self._about.predict_proba(features.cosine)[:, 1:].astype(np.float32)
+        found = [self._answers(i, features.text) for i in range(len(self._models))]
+        return [*found[: self._risks], *(_gated(mass, about) for mass in found[self._risks :])]
 
-    def _features(self, question: int, alone: FloatArray, both: FloatArray) -> FloatArray:
-        return alone if question < self._protocol.risks else both
+    def _answers(self, question: int, text: FloatArray) -> FloatArray:
+        model, counts = self._models[question], self._counts[question]
+        if model is None:
+            share = (counts + 1) / (counts + 1).sum()
+            return np.tile(share.astype(np.float32), (len(text), 1))
+        mass = np.zeros((len(text), len(counts)), np.float32)
+        mass[:, model.classes_] = model.predict_proba(text)
+        return mass
 
 
-def features(
-    encoder: Encoder, protocol: LabelProtocol, items: Sequence[Evidence]
-) -> tuple[FloatArray, FloatArray]:
-    """Features of the judged text alone, and of text and prompt together.
-
-    Args:
-        encoder: Embeds texts.
-        protocol: The questions; where they are about prompts, a prompt is the judged text.
-        items: What is judged.
-    """
+def features_of(encoder: Encoder, protocol: LabelProtocol, items: Sequence[Evidence]) -> Features:
+    """Embeds what is judged; where the questions are about prompts, that is the prompt."""
     judged = [item.prompt if protocol.id == "prompt" else item.response for item in items]
     texts = sorted({item.prompt for item in items} | set(judged))
     vectors = dict(zip(texts, encoder.encode(texts), strict=True))
-    prompt = np.stack([vectors[item.prompt] for item in items])
-    text = np.stack([vectors[one] for one in judged])
-    # The product of two unit vectors is small; scaled, it weighs as much as each of them.
-    product = prompt * text * np.float32(np.sqrt(prompt.shape[1]))
-    return text, np.hstack([text, prompt, product])
+    return Features(
+        text=np.stack([vectors[one] for one in judged]),
+        prompt=np.stack([vectors[item.prompt] for item in items]),
+    )
 
 
 def lesson_of(protocol: LabelProtocol, examples: LabelledExamples, encoder: Encoder) -> Lesson:
@@ -126,8 +149,7 @@ def lesson_of(protocol: LabelProtocol, examples: LabelledExamples, encoder: Enco
             f"judging.examples label the {protocol.id}s of {len(set(groups))} prompts; give "
             "examples of at least two, better of hundreds"
         )
-    alone, both = features(encoder, protocol, items)
-    return Lesson(alone, both, np.array(right, np.int64), groups)
+    return Lesson(features_of(encoder, protocol, items), np.array(right, np.int64), groups)
 
 
 def cross_validated(
@@ -143,7 +165,7 @@ def cross_validated(
     ]
     for train, test in _folds(lesson, settings):
         classifier = Classifier(protocol, lesson, train)
-        masses = classifier.masses(lesson.alone[test], lesson.both[test])
+        masses = classifier.masses(lesson.features.take(test))
         for whole, part in zip(found, masses, strict=True):
             whole[test] = part
     return found
@@ -154,13 +176,42 @@ def _folds(lesson: Lesson, settings: JudgingGroup) -> Iterator[tuple[IntArray, I
 
     parts = min(settings.folds, len(set(lesson.groups)))
     split = GroupKFold(parts, shuffle=True, random_state=settings.seed)
-    yield from split.split(lesson.alone, groups=lesson.groups)
+    yield from split.split(lesson.right, groups=lesson.groups)
 
 
-def _fitted(x: FloatArray, y: npt.NDArray[np.int64]) -> Any | None:
+def _gated(mass: FloatArray, about: FloatArray) -> FloatArray:
+    """Probability moved to the first answer, which is "not addressed" or "no help"."""
+    gated = mass * about
+    gated[:, :1] += 1 - about
+    return gated
+
+
+def _fitted(x: FloatArray, y: npt.NDArray[np.int64], inverse_penalty: float) -> Any | None:
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(y)) == 1:
         return None
     # Double precision: in single, lbfgs ends where rounding makes it, not where it is best.
-    return LogisticRegression(C=INVERSE_PENALTY, max_iter=ITERATIONS).fit(x.astype(np.float64), y)
+    model = LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS)
+    return model.fit(x.astype(np.float64), y)
+
+
+def _fitted_about(features: Features, risks: IntArray, addressed: IntArray) -> Any | None:
+    """Tells a text about its prompt from one about something else; ``None`` where none can."""
+    rows = np.flatnonzero(addressed)
+    rng = np.random.default_rng(SEED)
+    others = [_other(row, rows, risks, rng) for row in rows]
+    pairs = [(row, other) for row, other in zip(rows, others, strict=True) if other is not None]
+    if not pairs:
+        return None
+    own, other = np.array(pairs).T
+    elsewhere = Features(features.text[other], features.prompt[own])
+    cosine = np.concatenate([features.take(rows).cosine, elsewhere.cosine])
+    about = np.repeat([1, 0], [len(rows), len(pairs)])
+    return _fitted(cosine, about, ANGLE_INVERSE_PENALTY)
+
+
+def _other(row: int, rows: IntArray, risks: IntArray, rng: np.random.Generator) -> int | None:
+    """A row whose text has other risks, and is therefore about something else."""
+    differs = rows[(risks[rows] != risks[row]).any(axis=1)]
+    return int(rng.choice(differs)) if len(differs) else None

@@ -26,7 +26,7 @@ from cosalign.judging.classifier import (
     Classifier,
     Lesson,
     cross_validated,
-    features,
+    features_of,
     lesson_of,
 )
 from cosalign.judging.judge import JudgeIdentity, verdict_key, verdict_ledger
@@ -115,7 +115,7 @@ class ClassifierJudge:
             wanted = [i for i in positions if start <= i < start + BLOCK]
             if wanted:
                 block = items[start : start + BLOCK]
-                masses = classifier.masses(*features(self._opened(), protocol, block))
+                masses = classifier.masses(features_of(self._opened(), protocol, block))
                 for i in wanted:
                     yield _row(keys[i], protocol, [mass[i - start] for mass in masses])
 
