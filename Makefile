@@ -27,9 +27,8 @@ $(VENV)/.installed: $(LOCK) pyproject.toml
 	touch $@
 
 DEMO_MODEL := models/smollm2
-# Nothing is fetched once set-up is done. Training alone on the cores is faster with all of them, as long as idle
-# threads sleep instead of spinning.
-DEMO_ENV := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 OMP_NUM_THREADS=$$(nproc) OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+# Nothing is fetched once set-up is done.
+DEMO_ENV := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 
 demo:
 	@$(PYTHON) components/cosalign/runtime/machine.py $(if $(wildcard $(VENV)/.installed),--installed)
