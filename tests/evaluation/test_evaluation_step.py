@@ -278,6 +278,41 @@ def test_the_report_escapes_and_holds_no_text(tmp_path: Path, regions: Path) -> 
     assert "<script" not in page
 
 
+def test_texts_are_in_the_report_alone_and_only_where_asked_for(
+    tmp_path: Path, regions: Path
+) -> None:
+    without, config = run_config(tmp_path), run_config(tmp_path, report_texts=True)
+    plain, _ = run(without)
+    manifest, reused = run(config)
+    assert not reused
+    assert manifest.counts["answers_made"] == manifest.counts["verdicts_made"] == 0
+    assert {n: t.sha256 for n, t in manifest.tables.items()} == {
+        n: t.sha256 for n, t in plain.tables.items()
+    }
+    assert file(config, manifest, "scores") == file(without, plain, "scores")
+    page = unescape(file(config, manifest, "report"))
+    answers = rows(config, manifest, "answers")
+    assert "<dd>" not in file(without, plain, "report")
+    for answer in answers:
+        assert f"<dd>{answer['text']}</dd>" in page
+    assert all(
+        f"<dd>{answer['text']}</dd>" not in file(without, plain, "report") for answer in answers
+    )
+    asked = {answer["prompt_id"] for answer in answers}
+    for row in prompts_table().to_pylist():
+        assert (f"<dd>{row['text']}</dd>" in page) == (row["prompt_id"] in asked)
+
+
+def test_the_report_shows_the_funnel_and_the_items(tmp_path: Path, regions: Path) -> None:
+    config = run_config(tmp_path, prompts_per_config=50)
+    manifest, _ = run(config)
+    page = file(config, manifest, "report")
+    assert "From prompts to training data" in page
+    assert "40 of 40 items, by id" in page
+    for row in rows(config, manifest, "evaluation"):
+        assert f"<code>{row['prompt_id'][:8]}</code>" in page
+
+
 def test_the_container_entry_writes_its_manifest(tmp_path: Path, regions: Path) -> None:
     config = run_config(tmp_path)
     (tmp_path / "run.yaml").write_text(dump_run_config(config), encoding="utf-8")

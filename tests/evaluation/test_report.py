@@ -1,14 +1,12 @@
-"""The report's drawings, and what it shows where there is nothing to show."""
+"""What the report says, and what it leaves out where there is nothing to show."""
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
-import pytest
-
-from cosalign.evaluation.report import loss_curve, render_report, score_plot
+from cosalign.evaluation.report import Material, render_report
+from cosalign.evaluation.report_items import ShownItem
 
 SCORE: dict[str, Any] = {
     "score": 0.2, "low": -0.15, "high": 0.4, "worst": 0.1, "best": 0.3, "coverage": 0.95,
@@ -32,45 +30,8 @@ def card(scores: dict[str, Any], **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_plot_holds_all_intervals_and_zero_inside_its_width() -> None:
-    plot = score_plot({"ica": SCORE, "dpo": {**SCORE, "score": 0.6, "low": 0.5, "high": 0.7}})
-    assert plot is not None
-    first, second = plot.rows
-    assert 0 < first.low < first.at < first.high < second.low < second.at < second.high < 100
-    ticks = {label: at for at, label in plot.ticks}
-    assert first.low < ticks["0.0"] < first.at
-    assert 2 <= len(ticks) <= 7
-
-
-def test_systems_without_a_score_are_not_plotted() -> None:
-    plot = score_plot({"ica": UNKNOWN, "dpo": SCORE})
-    assert plot is not None
-    assert [row.name for row in plot.rows] == ["dpo"]
-    assert score_plot({"ica": UNKNOWN}) is None
-
-
-def test_a_loss_curve_runs_from_corner_to_corner() -> None:
-    curve = loss_curve("dpo", [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}])
-    assert curve is not None
-    assert curve.points == "0.00,2.00 50.00,20.00 100.00,38.00"
-    assert (curve.first, curve.last, curve.least, curve.most, curve.steps) == (3, 1, 1, 3, 3)
-
-
-@pytest.mark.parametrize(
-    "entries", [[], [{"loss": 1.0}], [{"step": 1.0}, {"loss": 1.0}], [{"loss": math.nan}] * 3]
-)
-def test_a_curve_of_less_than_two_losses_is_not_drawn(entries: list[dict[str, float]]) -> None:
-    assert loss_curve("sft", entries) is None
-
-
-def test_a_flat_loss_is_drawn() -> None:
-    curve = loss_curve("sft", [{"loss": 1.0}, {"loss": 1.0}])
-    assert curve is not None
-    assert curve.points == "0.00,38.00 100.00,38.00"
-
-
 def test_names_are_escaped_and_nothing_is_loaded() -> None:
-    page = render_report(card({"dpo": SCORE}), {}, {})
+    page = render_report(card({"dpo": SCORE}), Material())
     assert "EU &amp; &lt;i&gt;more&lt;/i&gt;" in page
     assert "&lt;judge&gt;" in page
     assert not re.search(r"(src|href|url\()", page)
@@ -78,27 +39,98 @@ def test_names_are_escaped_and_nothing_is_loaded() -> None:
 
 
 def test_unknown_figures_say_so() -> None:
-    page = render_report(card({"dpo": UNKNOWN}), {}, {})
+    page = render_report(card({"dpo": UNKNOWN}), Material())
     assert "unknown" in page
     assert "None" not in page
     assert "nan" not in page
 
 
 def test_warnings_stand_in_the_page_only_where_there_are_some() -> None:
-    assert 'class="warnings"' not in render_report(card({"dpo": SCORE}), {}, {})
-    page = render_report(card({"dpo": SCORE}, warnings=["few <items>"]), {}, {})
+    assert 'class="warnings"' not in render_report(card({"dpo": SCORE}), Material())
+    page = render_report(card({"dpo": SCORE}, warnings=["few <items>"]), Material())
     assert "few &lt;items&gt;" in page
 
 
 def test_the_funnel_leaves_out_what_one_attempt_paid_for() -> None:
     counts = {"prompts_kept": 1234, "labels_made": 987, "engine_starts": 654}
-    page = render_report(card({"dpo": SCORE}), counts, {})
+    page = render_report(card({"dpo": SCORE}), Material(synthesis=counts))
     assert "1234" in page
     assert "987" not in page
     assert "654" not in page
 
 
 def test_a_score_that_rounds_to_zero_has_no_sign() -> None:
-    page = render_report(card({"dpo": {**SCORE, "score": -0.0001, "low": -0.2}}), {}, {})
+    page = render_report(card({"dpo": {**SCORE, "score": -0.0001, "low": -0.2}}), Material())
     assert "\N{MINUS SIGN}0.000" not in page
     assert "\N{MINUS SIGN}0.200" in page
+
+
+def test_what_a_small_model_cannot_show_is_said_of_small_models_only() -> None:
+    def page(parameters: int | None) -> str:
+        return render_report(card({"dpo": SCORE}), Material(parameters=parameters))
+
+    assert "With 135 million parameters this is a small model" in page(134_515_008)
+    assert "of 7.62 billion parameters" in page(7_615_616_512)
+    for parameters in (1_000_000_000, 7_615_616_512, None):
+        assert "cannot show" not in page(parameters)
+
+
+def test_the_first_lines_name_what_training_took_only_where_it_is_known() -> None:
+    page = render_report(
+        card({"dpo": SCORE}), Material(records={"sft_records": 421, "dpo_records": 782})
+    )
+    assert "421 examples and 782 preference pairs" in page
+    assert "preference pairs" not in render_report(card({"dpo": SCORE}), Material())
+
+
+def test_prompts_are_not_said_to_be_unseen_where_some_were_trained_on() -> None:
+    leaked = card({"dpo": SCORE}, counts={"items": 40, "benchmark_items_in_training": 2})
+    assert "kept out of training" not in render_report(leaked, Material())
+    assert "kept out of training" in render_report(card({"dpo": SCORE}), Material())
+
+
+def test_configs_are_drawn_where_there_are_several() -> None:
+    several = card({"dpo": SCORE})
+    assert "CoSA-Scores under" not in render_report(several, Material())
+    several["configs"] = several["configs"] * 14
+    page = render_report(several, Material())
+    assert page.count("CoSA-Scores under eu-bank") == 12
+    assert "the first 12 of 14 configs" in page
+
+
+def test_listed_items_stand_under_their_config_with_their_marks() -> None:
+    items = [
+        ShownItem("eu-bank", f"{i}" * 64, "partial", {"dpo": (0.8, safe)})
+        for i, safe in enumerate((1.0, -1.0, None))
+    ]
+    page = render_report(card({"dpo": SCORE}), Material(items=items))
+    table = page[page.index('<table class="items">') :].partition("</table>")[0]
+    assert table.count('class="config"') == 1
+    assert re.findall(r">(\+1|&minus;1|\?)</span>", table) == ["+1", "&minus;1", "?"]
+    assert "1" * 8 in table
+    assert "1" * 9 not in table
+    assert "show texts" not in page
+
+
+def test_texts_are_escaped_and_folded_away() -> None:
+    shown = ShownItem(
+        "eu-bank", "a" * 64, "allowed", {"dpo": (1.0, 1.0)}, "A <b>beer</b>?", {"dpo": "<i>Ale</i>"}
+    )
+    page = render_report(card({"dpo": SCORE}), Material(items=[shown]))
+    inner = page[page.index("<summary>show texts") :].partition("</details>")[0]
+    assert "A &lt;b&gt;beer&lt;/b&gt;?" in inner
+    assert "&lt;i&gt;Ale&lt;/i&gt;" in inner
+    assert "<i>Ale" not in page
+    assert "<details><summary>show texts" in page
+    assert "<details open" not in page
+
+
+def test_it_ends_with_where_to_go_next() -> None:
+    page = render_report(card({"dpo": SCORE}), Material())
+    assert "cosalign chat --config FILE" in page.rpartition("<h2>")[2]
+
+
+def test_curves_stand_in_the_order_of_training() -> None:
+    losses = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    page = render_report(card({"dpo": SCORE}), Material(curves={"dpo": losses, "sft": losses}))
+    assert page.index("Loss of sft over") < page.index("Loss of dpo over")

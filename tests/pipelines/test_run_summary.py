@@ -40,6 +40,12 @@ def test_questions_are_no_systems() -> None:
     assert "addressed " not in text(METRICS).split("judge:")[0]
 
 
+def test_systems_stand_from_untrained_to_trained_and_others_after() -> None:
+    systems = ("another", "base", "dpo", "ica", "sft")
+    shown = text({f"cosa_score/{system}": 0.5 for system in systems}).splitlines()
+    assert [line.split()[0] for line in shown[-5:]] == ["base", "ica", "sft", "dpo", "another"]
+
+
 def test_an_unmeasured_judge_is_not_mentioned() -> None:
     assert "right" not in text({"cosa_score/dpo": 0.5})
 

@@ -1,22 +1,37 @@
-"""The report: one HTML file that shows the figures, how far they can be trusted, and no text.
+"""The report: one HTML file that shows the figures and how far they can be trusted.
 
 It is self-contained (it may be opened from a bucket, a mail or KFP's viewer, none of which loads
 other files) and holds ids and figures only: prompts and responses stay in tables, where access is
-controlled. No times either, so that the same figures are the same bytes.
+controlled, unless the run config asks for them. No times either, so that the same figures are the
+same bytes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from cosalign.evaluation.model_size import size_words
+from cosalign.evaluation.report_items import ShownItem
+from cosalign.evaluation.report_plots import (
+    CONFIGS_PLOTTED,
+    SCATTER_HEIGHT,
+    config_plot,
+    funnel,
+    loss_curve,
+    minus,
+    score_plot,
+    shares_scatter,
+)
 from cosalign.evaluation.scorecard import Scorecard
+
+SMALL_MODEL = 10**9
+"""Parameters below which the report says what a small model cannot show."""
 
 SYSTEM_TITLES = {
     "base": "the base model, no config",
@@ -27,92 +42,51 @@ SYSTEM_TITLES = {
 
 
 @dataclass(frozen=True)
-class PlotRow:
-    """One system's place in the plot: positions in percent of its width."""
+class Material:
+    """What the report shows beside the scorecard.
 
-    name: str
-    at: float
-    low: float
-    high: float
+    Attributes:
+        synthesis: Counts of the synthesis step.
+        records: The data's counts by the names of
+            :data:`~cosalign.evaluation.report_plots.FUNNEL_STAGES`, beside those of synthesis.
+        curves: Training curves: stage to entries with ``step`` and ``loss``.
+        items: The single items to list.
+        parameters: Size of the base model; ``None`` where it is not known.
+    """
 
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of scores with intervals; ``ticks`` are (position in percent, label)."""
-
-    rows: list[PlotRow]
-    ticks: list[tuple[float, str]]
-
-
-@dataclass(frozen=True)
-class LossCurve:
-    """A stage's loss as points of a 100 x 40 drawing, with what its axes span."""
-
-    stage: str
-    points: str
-    first: float
-    last: float
-    least: float
-    most: float
-    steps: int
+    synthesis: Mapping[str, int] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    items: Sequence[ShownItem] = ()
+    parameters: int | None = None
 
 
-def render_report(
-    card: Scorecard, synthesis_counts: Mapping[str, int], curves: Mapping[str, Any]
-) -> str:
+def render_report(card: Scorecard, material: Material) -> str:
     """Renders the report.
 
     Args:
         card: See :func:`cosalign.evaluation.scorecard.scorecard`, with its models named.
-        synthesis_counts: The funnel of the synthesis step.
-        curves: Training curves: stage to entries with ``step`` and ``loss``.
+        material: What stands beside the scores.
     """
-    drawn = [loss_curve(stage, entries) for stage, entries in curves.items()]
+    # As they followed each other; JSON files have their keys sorted.
+    stages = sorted(material.curves, key=lambda stage: stage != "sft")
+    drawn = [loss_curve(stage, material.curves[stage]) for stage in stages]
     return _template().render(
         card=card,
         titles=SYSTEM_TITLES,
-        funnel=_results(synthesis_counts),
+        material=material,
+        size=size_words(material.parameters) if material.parameters else "",
+        small=bool(material.parameters) and (material.parameters or 0) < SMALL_MODEL,
+        counts=_results(material.synthesis),
+        funnel=funnel({**material.synthesis, **material.records}),
         plot=score_plot(card["overall"]),
+        by_config=config_plot(card["configs"]),
+        scatter=shares_scatter(card["overall"]),
+        scatter_height=SCATTER_HEIGHT,
+        configs_plotted=CONFIGS_PLOTTED,
+        texts=any(item.answers for item in material.items),
         curves=[curve for curve in drawn if curve],
     )
-
-
-def score_plot(scores: Mapping[str, Any]) -> Plot | None:
-    """Places scores and intervals on an axis that holds them all and zero, in steps of 0.1."""
-    known: dict[str, dict[str, float]] = {
-        name: s for name, s in scores.items() if s["score"] is not None
-    }
-    if not known:
-        return None
-    start = math.floor(10 * min(0.0, *(s["low"] for s in known.values())))
-    end = math.ceil(10 * max(0.1, *(s["high"] for s in known.values())))
-
-    def place(value: float) -> float:
-        return round(2 + 96 * (10 * value - start) / (end - start), 3)
-
-    rows = [
-        PlotRow(name, place(s["score"]), place(s["low"]), place(s["high"]))
-        for name, s in known.items()
-    ]
-    every = max(1, math.ceil((end - start) / 6))
-    ticks = [
-        (place(n / 10), _minus(f"{n / 10:.1f}")) for n in range(start, end + 1) if n % every == 0
-    ]
-    return Plot(rows, ticks)
-
-
-def loss_curve(stage: str, entries: Sequence[Mapping[str, float]]) -> LossCurve | None:
-    """Draws a stage's loss; ``None`` where it took fewer than two steps."""
-    losses = [entry["loss"] for entry in entries if math.isfinite(entry.get("loss", math.nan))]
-    if len(losses) <= 1:
-        return None
-    least, most = min(losses), max(losses)
-    span = (most - least) or 1.0
-    points = " ".join(
-        f"{100 * i / (len(losses) - 1):.2f},{38 - 36 * (loss - least) / span:.2f}"
-        for i, loss in enumerate(losses)
-    )
-    return LossCurve(stage, points, losses[0], losses[-1], least, most, len(losses))
 
 
 def _results(counts: Mapping[str, int]) -> dict[str, int]:
@@ -136,15 +110,11 @@ def _template() -> Template:
 
 def _figure(value: float | None) -> str:
     # z: what rounds to zero has no sign.
-    return "unknown" if value is None else _minus(f"{value:z.3f}")
+    return "unknown" if value is None else minus(f"{value:z.3f}")
 
 
 def _signed(value: float | None) -> str:
-    return "unknown" if value is None else _minus(f"{value:+z.3f}")
-
-
-def _minus(figure: str) -> str:
-    return figure.replace("-", "\N{MINUS SIGN}")
+    return "unknown" if value is None else minus(f"{value:+z.3f}")
 
 
 def _share(value: float | None) -> str:
@@ -152,4 +122,5 @@ def _share(value: float | None) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    # Spaces also give long names of allowed sets places to wrap.
+    return name.replace("_", " ").replace("+", " + ")

@@ -31,6 +31,9 @@ from cosalign.evaluation.prompt_types import PROMPT_TYPES
 
 LOW_COVERAGE = 0.9
 SMALL_SAMPLE = 30
+NAMED_CONFIGS = 4
+"""A warning about more configs than these counts them in place of naming them."""
+
 REFERENCES = ("base", "ica")
 FLAT_FIELDS = {
     "cosa_score": "score",
@@ -124,7 +127,9 @@ def scorecard(measured: Measured) -> Scorecard:
     everything = measured.chosen()
     card: Scorecard = {
         "systems": list(measured.systems),
-        "settings": measured.settings.model_dump(mode="json", exclude={"benchmark"}),
+        "settings": measured.settings.model_dump(
+            mode="json", exclude={"benchmark", "report_texts"}
+        ),
         "overall": measured.scores(everything),
         "differences": measured.differences(everything),
         "by_source": _cut(measured, "source", (REGION, BENCHMARK)),
@@ -209,9 +214,13 @@ def _coverage_warning(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _size_warnings(configs: list[dict[str, Any]]) -> list[str]:
-    few = ", ".join(f"{c['label']} ({c['items']})" for c in configs if c["items"] < SMALL_SAMPLE)
-    if not few:
+    small = [c for c in configs if c["items"] < SMALL_SAMPLE]
+    if not small:
         return []
+    few = ", ".join(f"{c['label']} ({c['items']})" for c in small)
+    if len(small) > NAMED_CONFIGS:
+        counts = [c["items"] for c in small]
+        few = f"{len(small)} of {len(configs)} configs ({min(counts)} to {max(counts)} each)"
     return [
         f"Few items under {few}: a bootstrap over fewer than {SMALL_SAMPLE} items makes intervals "
         "look narrower than they are"

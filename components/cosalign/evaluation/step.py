@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cosalign.domain.errors import ConfigError
@@ -21,7 +20,6 @@ from cosalign.domain.run_config import RunConfig
 from cosalign.domain.schemas import EVALUATION, RESPONSES, VERDICTS, with_metadata
 from cosalign.evaluation.adherence import Adherence, judge_answers
 from cosalign.evaluation.answers import Answers, System, generate_answers
-from cosalign.evaluation.cosa_score import FloatArray
 from cosalign.evaluation.items import (
     EvaluatedConfig,
     EvaluationItems,
@@ -29,7 +27,9 @@ from cosalign.evaluation.items import (
     read_region_configs,
 )
 from cosalign.evaluation.judge_card import judge_card, judge_metrics, judge_warnings
-from cosalign.evaluation.report import render_report
+from cosalign.evaluation.model_size import parameter_count
+from cosalign.evaluation.report import Material, render_report
+from cosalign.evaluation.report_items import ShownItem, known, shown_items
 from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
@@ -91,7 +91,8 @@ class EvaluationStep:
         draft.counts.update(card["counts"])
         draft.metrics.update(flat_metrics(card))
         draft.metrics.update(judge_metrics(measured))
-        _write_files(context, draft, card)
+        shown = shown_items(items, answers, adherence, config.evaluation)
+        _write_files(context, draft, card, shown)
 
 
 def _items(context: StepContext) -> EvaluationItems:
@@ -177,15 +178,11 @@ def _evaluation_table(items: EvaluationItems, answers: Answers, adherence: Adher
                 "prompt_id": item.prompt_id,
                 "response_id": ids[i],
                 "prompt_type": item.prompt_type,
-                "h": _known(adherence.h[system], i),
-                "s": _known(adherence.s[system], i),
+                "h": known(adherence.h[system], i),
+                "s": known(adherence.s[system], i),
             }
             rows.setdefault((system, config_id, item.prompt_id), row)
     return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=EVALUATION)
-
-
-def _known(values: FloatArray, at: int) -> float | None:
-    return None if np.isnan(values[at]) else float(values[at])
 
 
 def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -> None:
@@ -200,10 +197,10 @@ def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -
         )
 
 
-def _write_files(context: StepContext, draft: ManifestDraft, card: Scorecard) -> None:
-    page = render_report(
-        card, context.inputs["synthesis"].counts, _curve(context.storage, context.inputs)
-    )
+def _write_files(
+    context: StepContext, draft: ManifestDraft, card: Scorecard, shown: list[ShownItem]
+) -> None:
+    page = render_report(card, _material(context, shown))
     scores = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
     for name, file, text in (
         ("report", "report.html", page),
@@ -211,6 +208,18 @@ def _write_files(context: StepContext, draft: ManifestDraft, card: Scorecard) ->
     ):
         draft.files[name] = f"{context.folder}/{file}"
         context.storage.write_bytes(draft.files[name], text.encode())
+
+
+def _material(context: StepContext, shown: list[ShownItem]) -> Material:
+    synthesis, training = context.inputs["synthesis"], context.inputs["training"]
+    tables = {**synthesis.tables, **training.tables}
+    return Material(
+        synthesis=synthesis.counts,
+        records={name: table.rows for name, table in tables.items()},
+        curves=_curve(context.storage, context.inputs),
+        items=shown,
+        parameters=parameter_count(_model(context.config, context.config.models.base)),
+    )
 
 
 def _curve(storage: Storage, inputs: Mapping[str, StepManifest]) -> dict[str, Any]:

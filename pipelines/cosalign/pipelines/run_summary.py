@@ -29,6 +29,9 @@ COLUMNS = {
 }
 """Metrics that the terminal's table shows, and their titles."""
 
+SYSTEMS = ("base", "ica", "sft", "dpo")
+"""The order of the table's rows, from untrained to trained; others come after."""
+
 JUDGES = {"judge": "judge", "zero_shot": "zero-shot"}
 """Prefixes of the metrics that say how right a judge is, and what the terminal calls it."""
 
@@ -133,7 +136,9 @@ def _result(report: TaskReport) -> str:
 def _metric_lines(metrics: dict[str, float | None]) -> list[str]:
     """One row a system; metrics are named ``NAME/SYSTEM``. All of them are in ``summary.json``."""
     systems = list(dict.fromkeys(n.partition("/")[2] for n in metrics if n.count("/") == 1))
-    shown = [s for s in systems if f"{SCORE}/{s}" in metrics]
+    known = [s for s in SYSTEMS if s in systems]
+    ordered = [*known, *(s for s in systems if s not in known)]
+    shown = [s for s in ordered if f"{SCORE}/{s}" in metrics]
     width = max([len("system"), *(len(system) for system in shown)])
     header = f"{'system':<{width}}" + "".join(f"  {title:>14}" for title in COLUMNS.values())
     rows = [
