@@ -8,11 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.object_store import object_store
 
 from cosalign.store.storage import Storage, open_storage
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asserts a time: machines are shared. In CI the same examples are tried each time.
+settings.register_profile(
+    "cosalign",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("cosalign")
 _BUCKET = "cosalign-tests"
 _prefixes = itertools.count()
 
