@@ -88,15 +88,16 @@ class Graph:
         return Ledger(self.storage, name, schema)
 
 
-def stage_process(step: str) -> int | None:
-    """The process id of a running stage."""
+def stage_process(step: str, run: int) -> int | None:
+    """The process id of a stage that a run has started; other runs' stages are none of ours."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-            if command[1:3] == [b"-m", f"cosalign.{step}".encode()]:
+            if parent == run and command[1:3] == [b"-m", f"cosalign.{step}".encode()]:
                 return int(entry.name)
     return None
 
@@ -105,7 +106,7 @@ def kill_stage(graph: Graph, step: str, when: Callable[[], bool], *extra: str) -
     """Starts a run, SIGKILLs the stage as soon as ``when`` holds; gives the run's exit code."""
     run = graph.start(*extra)
     while run.poll() is None:
-        process = stage_process(step)
+        process = stage_process(step, run.pid)
         if process is not None and when():
             os.kill(process, signal.SIGKILL)
             return run.wait()
