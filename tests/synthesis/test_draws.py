@@ -80,7 +80,7 @@ def test_every_draw_names_a_rendered_config_and_each_stands_once() -> None:
 def test_renderings_are_bounded() -> None:
     made = drawer(renderings=3)
     ids = {made.draw(f"prompt-{i}", 3, "exact", "pairing").config_id for i in range(100)}
-    assert 1 < len(ids) <= 3
+    assert len(ids) in {2, 3}
 
 
 def test_one_rendering_makes_equal_modes_one_draw() -> None:
