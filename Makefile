@@ -1,7 +1,7 @@
 # make setup   .venv with all that development needs
 # make test    sets up and runs the tests
 # make demo    a small model before and after, with honest numbers, in a quarter of an hour on two cores
-# make check   lint, types, import rules, compiled pipeline, dead links of the lock
+# make check   lint, types, import rules, compiled pipeline, example safety configs
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv

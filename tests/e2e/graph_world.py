@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class Graph:
     root: str
     profile: Path
     work: Path
-    events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def storage(self) -> Storage:
