@@ -8,8 +8,11 @@ addressed and helpfulness. The ways:
   labels, storing, reading back.
 - ``bare``: the same token ids and sampling in a loop around vLLM that does nothing else.
 - ``one_token``: the same prompts asked for one token, which is the cost of reading them.
-- ``json``: a JSON object of nine booleans and a grade, held to its schema, without white space.
-- ``questions``: ten requests of one token each; rubric and evidence are cached after the first.
+- ``json``: a JSON object of nine booleans and a grade, held to its form, without white space.
+- ``questions``: ten requests of one token, each under its own short rubric, as the project asks a
+  single question (:func:`single_protocol`); those rubrics are cached.
+- ``tails``: the same ten, put as numbers after one prompt, so that the rubric with all criteria and
+  what the cache's blocks hold of the evidence are shared; the cheapest that separate requests get.
 - ``rationale``: 400 tokens of reasoning; the verdict in it is given away free.
 
 Each round runs every way once, in turn, from a cache that holds the rubric and nothing else; shares
@@ -39,7 +42,12 @@ from cosalign.inference.models import resolve_model
 from cosalign.inference.vllm_arguments import label_sampling
 from cosalign.inference.vllm_engine import VllmEngine
 from cosalign.judging.engine_judge import EngineJudge
-from cosalign.judging.label_protocol import Evidence, LabelProtocol, response_protocol
+from cosalign.judging.label_protocol import (
+    Evidence,
+    LabelProtocol,
+    response_protocol,
+    single_protocol,
+)
 from cosalign.store.storage import open_storage
 
 RATIONALE_TOKENS = 400
@@ -89,10 +97,16 @@ class Bench:
         engine = self.host.engine(self.model)
         assert isinstance(engine, VllmEngine)  # noqa: S101
         self.engine = engine
-        self.protocol: LabelProtocol = response_protocol(load_taxonomy("cosa", "1"))
+        taxonomy = load_taxonomy("cosa", "1")
+        self.protocol: LabelProtocol = response_protocol(taxonomy)
+        singles = [single_protocol("response", taxonomy, q.id) for q in self.protocol.questions]
+        self.all_protocols = [self.protocol, *singles]
         self.items = evidence(count)
         tokenizer = engine.tokenizer
         self.prompts = sorted(self.protocol.all_token_ids(tokenizer, self.items))
+        self.single_prompts = [
+            ids for single in singles for ids in sorted(single.all_token_ids(tokenizer, self.items))
+        ]
         self.alphabets = self.protocol.alphabets(tokenizer)
         self.sampling = SamplingParams
         self.cached = self.predicted = 0
@@ -106,14 +120,18 @@ class Bench:
             "bare": self.bare,
             "json": self.json,
             "questions": self.questions,
+            "tails": self.tails,
             "rationale": self.rationale,
         }
 
     def from_rubric(self, way: Callable[[], None]) -> float:
         """Seconds that a way takes from a cache that holds the rubric alone."""
         self.engine.forget_prefixes()
-        shared = self.protocol.token_ids(self.engine.tokenizer, Evidence("-", "-"))
-        list(self.engine.label([LabelRequest("rubric", shared, self.alphabets[:1])]))
+        nothing = Evidence("-", "-")
+        tokenizer = self.engine.tokenizer
+        rubrics = [protocol.token_ids(tokenizer, nothing) for protocol in self.all_protocols]
+        one = self.alphabets[:1]
+        list(self.engine.label(LabelRequest(str(i), ids, one) for i, ids in enumerate(rubrics)))
         return timed(way)[0]
 
     def ours(self) -> None:
@@ -137,29 +155,30 @@ class Bench:
         self._loop(self.prompts, label_sampling(LabelRequest("", (), self.alphabets[:1])))
 
     def questions(self) -> None:
-        """Ten requests a prompt; its first caches what the others share."""
+        """Ten requests a response, each under its own rubric."""
+        self._loop(self.single_prompts, label_sampling(LabelRequest("", (), self.alphabets[:1])))
+
+    def tails(self) -> None:
+        """Ten requests a response; its first caches what the others share."""
         encode = self.engine.tokenizer.encode_trusted
         numbered = [encode(f" Statement {i + 1}:") for i in range(len(self.alphabets))]
         asked = [(*prompt, *number) for prompt in self.prompts for number in numbered]
         self._loop(asked, label_sampling(LabelRequest("", (), self.alphabets[:1])))
 
     def json(self) -> None:
-        """A JSON object that is held to its schema."""
+        """A JSON object that is held to its form, without white space.
+
+        As an expression: vLLM allows any white space in a schema, unless the engine forbids it.
+        """
         from vllm.sampling_params import StructuredOutputsParams
 
-        fields: dict[str, Any] = {q.id: {"type": "boolean"} for q in self.protocol.questions[:-1]}
-        fields["helpfulness"] = {"type": "string", "enum": list("ABCDEF")}
-        schema = {
-            "type": "object",
-            "properties": fields,
-            "required": list(fields),
-            "additionalProperties": False,
-        }
-        held = StructuredOutputsParams(json=schema, disable_any_whitespace=True)
+        fields = [f'"{q.id}":(true|false)' for q in self.protocol.questions[:-1]]
+        form = r"\{" + ",".join([*fields, '"helpfulness":"[A-F]"']) + r"\}"
+        held = StructuredOutputsParams(regex=form)
         sampling = self.sampling(max_tokens=JSON_TOKENS, temperature=0, structured_outputs=held)
         texts = self._loop(self.prompts, sampling)
-        if not all(isinstance(json.loads(text), dict) for text, _ in texts):
-            raise SystemExit("an answer was no JSON object")
+        if any(len(json.loads(text)) != len(self.alphabets) for text, _ in texts):
+            raise SystemExit("an answer was not complete")
         self.json_tokens = [tokens for _, tokens in texts]
 
     def rationale(self) -> None:
@@ -191,10 +210,12 @@ def summary(bench: Bench, seconds: dict[str, list[float]]) -> dict[str, Any]:
         "share_of_prefill_bound": round(rates["ours"] / rates["one_token"], 3),
         "share_of_bare_vllm": round(rates["ours"] / rates["bare"], 3),
         "cached_tokens_error": round(error, 4),
+        "speedup_vs_tails": round(rates["ours"] / rates["tails"], 2),
         "responses_per_second": {way: round(rate, 3) for way, rate in rates.items()},
         "seconds": {way: [round(s, 2) for s in times] for way, times in seconds.items()},
         "responses": count,
         "prompt_tokens": round(statistics.mean(map(len, bench.prompts))),
+        "single_prompt_tokens": round(statistics.mean(map(len, bench.single_prompts))),
         "json_tokens": round(statistics.mean(bench.json_tokens)),
         "cached_tokens": {"vllm": bench.cached, "predicted": bench.predicted},
         "roofline_8b_on_4_a100": predictions(),
