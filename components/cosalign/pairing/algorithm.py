@@ -28,13 +28,14 @@ from cosalign.domain.error_score import PAPER_WEIGHTS, ErrorWeights
 from cosalign.domain.errors import DataError
 from cosalign.pairing.identifiers import BoolArray, Hashes, IndexArray, mix
 
-Errors = npt.NDArray[np.int32]
+Errors = npt.NDArray[np.int16 | np.int32]
 Masks = npt.NDArray[np.uint32]
 
 CANDIDATES_AT_A_TIME = 1 << 21
 _BITS = 63
 _OWN, _OTHER = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xA0761D6478BD642F)
 """Odd factors, so that a pair's two draws differ."""
+_HALF, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,14 @@ class Pairs:
 class _Groups:
     """Responses of one block with one (risk set, addressed), by block and first member.
 
-    Members of group g are ``members[start[g]] .. members[start[g] + size[g] - 1]``; ``keys[g]`` is
-    the hash of the first of them and names the group.
+    Members of group g stand in ``members`` from ``start[g]`` on, ``size[g]`` of them; ``spans[g]``
+    is ``start[g] << 32 | size[g]``. ``keys[g]`` is the hash of the first and names the group.
     """
 
     blocks: IndexArray
     risk_masks: Masks
     base: Errors
-    start: IndexArray
-    size: Hashes
+    spans: Hashes
     keys: Hashes
     members: IndexArray
 
@@ -189,13 +189,13 @@ def _group(responses: Responses, weights: ErrorWeights) -> _Groups:
     order = place[place >= 0]
     first = first[order]
     masks = responses.risk_masks[first]
-    unaddressed = weights.gamma * (~responses.addressed[first]).astype(np.int32)
+    kind = _error_type(weights)
+    unaddressed = ~responses.addressed[first] * kind(weights.gamma)
     return _Groups(
         blocks=responses.blocks[first],
         risk_masks=masks,
-        base=weights.alpha * np.bitwise_count(masks).astype(np.int32) + unaddressed,
-        start=start[order],
-        size=size[order].view(np.uint64),
+        base=np.bitwise_count(masks) * kind(weights.alpha) + unaddressed,
+        spans=((start << 32) | size)[order].view(np.uint64),
         keys=responses.hashes[first],
         members=member_v,
     )
@@ -236,18 +236,23 @@ def _preferences(world: _World, some_d: IndexArray) -> _Preferences:
     one, other = error.take(first, axis=0), error.take(second, axis=0)
     differ = one != other
     keep = differ & (np.minimum(one, other) < beta)
-    pair, column = keep.nonzero()
-    swap = (other < one)[keep]
-    low, high = first.take(pair), second.take(pair)
-    packed = np.where(swap, (high << world.shift) | low, (low << world.shift) | high)
-    packed |= some_d.take(column) << 2 * world.shift
+    lower = ((first << world.shift) | second)[:, None], ((second << world.shift) | first)[:, None]
+    packed = np.where(one < other, *lower)
+    packed |= some_d << 2 * world.shift
+    kept = packed[keep].view(np.uint64)
     differing = int(np.count_nonzero(differ))
-    return _Preferences(packed.view(np.uint64), keep.size - differing, differing - len(packed))
+    return _Preferences(kept, keep.size - differing, differing - len(kept))
 
 
 def _disallowed_error(disallowed: Masks, weights: ErrorWeights) -> Errors:
     # What a disallowed risk costs beyond an allowed one; the group's base has alpha for each risk.
-    return np.bitwise_count(disallowed) * np.int32(weights.beta - weights.alpha)
+    return np.bitwise_count(disallowed) * _error_type(weights)(weights.beta - weights.alpha)
+
+
+def _error_type(weights: ErrorWeights) -> type[np.int16 | np.int32]:
+    """The smallest integers that hold any error: comparing is most of the work."""
+    most = 32 * weights.beta + weights.gamma
+    return np.int16 if most <= np.iinfo(np.int16).max else np.int32
 
 
 def _drawn(world: _World, packed: Hashes) -> Pairs:
@@ -263,12 +268,13 @@ def _drawn(world: _World, packed: Hashes) -> Pairs:
     chosen_key, rejected_key = groups.keys.take(chosen_g), groups.keys.take(rejected_g)
     disallowed = groups.risk_masks.take(rejected_g) & ~draws.allowed_masks.take(draw_p)
     base = groups.base
+    rejected_error = base.take(rejected_g) + _disallowed_error(disallowed, world.weights)
     return Pairs(
         draws=draw_p,
         chosen=_members(groups, chosen_g, seed_p + chosen_key * _OWN + rejected_key * _OTHER),
         rejected=_members(groups, rejected_g, seed_p + rejected_key * _OWN + chosen_key * _OTHER),
-        chosen_errors=base.take(chosen_g),
-        rejected_errors=base.take(rejected_g) + _disallowed_error(disallowed, world.weights),
+        chosen_errors=base.take(chosen_g).astype(np.int32),
+        rejected_errors=rejected_error.astype(np.int32),
         violates=disallowed != 0,
         ties=0,
         unsafe=0,
@@ -278,5 +284,8 @@ def _drawn(world: _World, packed: Hashes) -> Pairs:
 def _members(groups: _Groups, which: IndexArray, seeds: Hashes) -> IndexArray:
     """One response of each group; a seed depends on the pair, not on the group alone."""
     # The high half times the size, so that all members are equally likely but for 2^-32.
-    within = ((mix(seeds) >> np.uint64(32)) * groups.size.take(which)) >> np.uint64(32)
-    return groups.members.take(groups.start.take(which) + within.view(np.int64))
+    span = groups.spans.take(which)
+    within = (mix(seeds) >> _HALF) * (span & _LOW)
+    within >>= _HALF
+    span >>= _HALF
+    return groups.members.take((span + within).view(np.int64))

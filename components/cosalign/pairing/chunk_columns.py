@@ -137,16 +137,15 @@ def draw_columns(
         )
     own, own_block = runs(as_ids("prompt_id", draws["prompt_id"]))
     configs = as_ids("config_id", draws["config_id"])
-    rank = ranks(configs)
-    order = _order(own_block, rank)
-    check_once(own_block, rank[order], "config_id", "draws")
-    block_of_own = pc.fill_null(pc.index_in(own, value_set=prompts), -1).to_numpy(False)
+    order = _order(own_block, ranks(configs))
     taken = pa.array(order)
+    configs = configs.take(taken)
+    check_once(own_block, configs, "config_id", "draws")
+    block_of_own = pc.fill_null(pc.index_in(own, value_set=prompts), -1).to_numpy(False)
     prompt_hash = mix(content_hashes(own) ^ np.uint64(settings.seed % 2**64))[own_block]
     masks = _masks(
         pc.fill_null(allowed, 0), "allowed_mask", "draws", settings.full & ~settings.catch_all
     )
-    configs = configs.take(taken)
     return DrawColumns(
         prompts=own.take(pa.array(own_block)),
         configs=configs,

@@ -68,14 +68,25 @@ def content_hashes(ids: pa.Array) -> Hashes:
 
 
 def ranks(ids: pa.Array) -> IndexArray:
-    """The rank of each id among the distinct ones, so that order by rank is order by id."""
+    """Numbers in the order of ids; equal ids have the same number if strings, else neighbours."""
     if pa.types.is_integer(ids.type):
-        return np.asarray(np.unique(_integers(ids), return_inverse=True)[1], np.int64)
+        return _inverse(np.argsort(_integers(ids)))
     coded = ids.dictionary_encode()
-    order = np.asarray(pc.array_sort_indices(coded.dictionary), np.int64)
-    rank_of = np.empty_like(order)
-    rank_of[order] = np.arange(len(order))
+    rank_of = _inverse(np.asarray(pc.array_sort_indices(coded.dictionary), np.int64))
     return np.asarray(rank_of[np.asarray(coded.indices)], np.int64)
+
+
+def same_as_before(ids: pa.Array) -> BoolArray:
+    """Whether each id equals the one before it; not so for the first."""
+    same = np.ones(len(ids), np.bool_)
+    same[run_starts(ids)] = False
+    return same
+
+
+def _inverse(order: IndexArray) -> IndexArray:
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank
 
 
 def run_starts(ids: pa.Array) -> IndexArray:

@@ -31,8 +31,9 @@ from cosalign.pairing.settings import PairingSettings, Selection
 
 Emit = Callable[[pa.Table], object]
 
-_FEWEST_ROWS, _MOST_ROWS = 1 << 10, 1 << 17
-_PAIRS_A_CHUNK = 1 << 18
+_FEWEST_ROWS, _MOST_ROWS = 1 << 10, 1 << 15
+_PAIRS_A_CHUNK = 1 << 17
+"""Small, so that a chunk's columns stay in the processor's cache."""
 _IDS = ("prompt_id", "response_id", "config_id")
 _VERDICTS = ("prompt_id", "response_id", "risk_mask", "addressed")
 _DRAWS = ("prompt_id", "config_id", "allowed_mask")

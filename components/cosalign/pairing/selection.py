@@ -55,14 +55,19 @@ def output_table(table: pa.Table, selection: Selection) -> pa.Table:
 
 def count_pairs(table: pa.Table) -> Counter[str]:
     """What the data card shows of pairs of whole prompts; ``draws_paired`` have at least one."""
-    counts = Counter(
-        pairs=table.num_rows, draws_paired=len(run_starts(table["draw"].combine_chunks()))
-    )
+    draws = table["draw"].to_numpy()
+    paired = min(1, len(draws)) + int(np.count_nonzero(draws[1:] != draws[:-1]))
+    counts = Counter(pairs=table.num_rows, draws_paired=paired)
     kinds = table["contrast"].to_numpy()
-    counts.update({f"contrast_{name}": int((kinds == i).sum()) for i, name in enumerate(CONTRASTS)})
+    counts.update(
+        {f"contrast_{n}": int(np.count_nonzero(kinds == i)) for i, n in enumerate(CONTRASTS)}
+    )
     if "mode" in table.column_names:
-        found = table["mode"].value_counts()
-        counts.update({f"mode_{item['values']}": item["counts"] for item in found.to_pylist()})
+        modes = table["mode"].combine_chunks()
+        coded = modes if pa.types.is_dictionary(modes.type) else modes.dictionary_encode()
+        found = np.bincount(coded.indices.to_numpy(), minlength=len(coded.dictionary))
+        named = zip(coded.dictionary.to_pylist(), found.tolist(), strict=True)
+        counts.update({f"mode_{mode}": count for mode, count in named if count})
     return counts
 
 

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cosalign.store.storage import Storage
-from cosalign.store.tables import ROW_GROUP, TableRef, check_digest
+from cosalign.store.tables import TableRef, check_digest
+
+ROW_GROUP = 1 << 17
 
 
 class TableSink:
