@@ -3,11 +3,13 @@
 ``make bench-pairs``; ``python -m benchmarks.pairs --sizes 1000000`` for some sizes only. A *scored
 row* is a response under a config: 8 responses and 4 configs a prompt make 32 of them. Everything is
 measured from Parquet files to a Parquet file, reading and writing included, each contender in a
-process of its own whose peak of resident memory is stated. The loop is measured at 10^6, the joins
+process of its own whose peak of resident memory is stated, the fastest of several runs. The loop is measured at 10^6, the joins
 at 10^6 and 10^7, the engine also at 10^8.
 
 The contenders make the same preferences: the number of pairs of each (chosen error, rejected error)
 is compared, since which member of a group stands for it is drawn at random.
+
+At 10^7 the engine is also measured on rows in no order, and on ids that are strings of 32 digits.
 
 ``write_share`` is the time spent encoding and writing Parquet over the engine's wall time; writing
 runs beside the arithmetic, so the rest is not the complement.
@@ -28,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.measuring import peak_mib, publish, surroundings, timed
@@ -40,7 +43,8 @@ from cosalign.store.table_files import TableSink
 
 SIZES = (10**6, 10**7, 10**8)
 LOOP_UP_TO, JOIN_UP_TO = 10**6, 10**7
-REPEATS = {10**6: 5, 10**7: 3, 10**8: 1}
+REPEATS = {10**6: 11, 10**7: 3, 10**8: 1}
+LOOP_REPEATS = 3
 Row = dict[str, Any]
 COLUMNS = ("prompt_id", "config_id", "chosen_id", "rejected_id", "chosen_error", "rejected_error")
 
@@ -187,6 +191,27 @@ def errors_of(path: Path) -> dict[tuple[int, int], int]:
     return dict(found)
 
 
+def shuffled(path: Path) -> Path:
+    """A copy whose rows are in no order, so that the engine has to sort them by prompt."""
+    table = pq.read_table(path)
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    made = path.with_name(f"shuffled-{path.name}")
+    pq.write_table(table.take(pa.array(order)), made)
+    return made
+
+
+def with_string_ids(path: Path) -> Path:
+    """A copy whose ids are strings of 32 hexadecimal digits, as the pipeline's are."""
+    table = pq.read_table(path)
+    for at, name in enumerate(table.column_names):
+        if name.endswith("_id"):
+            ids = pa.array([f"{value:032x}" for value in table[name].to_pylist()])
+            table = table.set_column(at, name, ids)
+    made = path.with_name(f"strings-{path.name}")
+    pq.write_table(table, made)
+    return made
+
+
 def measured(scored: int, folder: Path) -> Row:
     """All figures of one size."""
     verdicts, draws = write_tables(folder, scored)
@@ -203,9 +228,21 @@ def measured(scored: int, folder: Path) -> Row:
         "peak_mib": ours["peak_mib"],
         "output_mib": round(out.stat().st_size / 2**20, 1),
     }
+    if LOOP_UP_TO < scored <= JOIN_UP_TO:
+        for name, change in (("shuffled", shuffled), ("string_ids", with_string_ids)):
+            paths = change(verdicts), change(draws)
+            other = in_process("engine", *paths, out, repeats)
+            if errors_of(out) != errors:
+                raise SystemExit(f"{name} rows make different preferences")
+            row[f"{name}_seconds"] = round(other["seconds"], 3)
+            row[f"{name}_peak_mib"] = other["peak_mib"]
+            for path in paths:
+                path.unlink()
     joins = ["polars", "duckdb"] if scored <= JOIN_UP_TO else []
     for name in joins + (["python_loop"] if scored <= LOOP_UP_TO else []):
-        theirs = in_process(name, verdicts, draws, out, 1 if name == "python_loop" else repeats)
+        theirs = in_process(
+            name, verdicts, draws, out, LOOP_REPEATS if name == "python_loop" else repeats
+        )
         if errors_of(out) != errors:
             raise SystemExit(f"{name} and the engine make different preferences")
         key = "speedup_vs_python_loop" if name == "python_loop" else f"ratio_vs_{name}"

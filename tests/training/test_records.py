@@ -81,6 +81,20 @@ def test_the_sft_target_is_the_chosen_response_of_lowest_error() -> None:
     assert set(records.sft["response"].to_pylist()) == {"A warm word."}
 
 
+def test_the_target_may_be_that_of_the_last_pair_as_the_papers_code_takes_it() -> None:
+    world = sources()
+    last = {}
+    ids = ("prompt_id", "config_id", "chosen_id", "rejected_id")
+    for prompt, config, chosen, _ in sorted(
+        tuple(r[n] for n in ids) for r in world.pairs.to_pylist()
+    ):
+        last[prompt, config] = chosen
+    records = join_records(world, seed=0, sft_target="last")
+    rows = records.sft.to_pylist()
+    assert {(r["prompt_id"], r["config_id"]): r["response_id"] for r in rows} == last
+    assert len(rows) == len(last)
+
+
 def test_ties_between_targets_depend_on_the_seed() -> None:
     world = _with_errors(sources(), [0])
     targets = [join_records(world, seed).sft["response_id"].to_pylist() for seed in range(4)]

@@ -8,8 +8,8 @@ change what is trained.
 Pairs of dev prompts become records of their own: they are never trained on, and tell checkpoints
 apart.
 
-The SFT target of a (config, prompt) is the chosen response with the lowest error. The reference
-implementation takes whichever pair came last, which throws away what the error score knows.
+The SFT target of a (config, prompt) is the chosen response with the lowest error, unless a run asks
+for what the paper's code takes: whichever pair came last.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import seed_of
+from cosalign.domain.run_config.training import SftTarget
 from cosalign.domain.schemas import DPO_RECORDS, SFT_RECORDS
 
 _SHOWN = 5
@@ -57,12 +58,13 @@ class Records:
     cut: frozenset[str]
 
 
-def join_records(sources: Sources, seed: int) -> Records:
+def join_records(sources: Sources, seed: int, sft_target: SftTarget = "lowest_error") -> Records:
     """SFT and DPO records of all pairs.
 
     Args:
         sources: The tables to join.
         seed: Seed of ties between equally good SFT targets.
+        sft_target: Which chosen response of a (prompt, config) is the SFT target.
 
     Raises:
         DataError: There are no pairs to train on, a pair names what no table holds, a response
@@ -76,9 +78,9 @@ def join_records(sources: Sources, seed: int) -> Records:
     train, dev = (pairs.filter(pc.equal(split, name)) for name in ("train", "dev"))
     _require_pairs(train)
     return Records(
-        sft=_sft(sources, _best_chosen(train, seed)),
+        sft=_sft(sources, _targets(train, seed, sft_target)),
         dpo=_dpo(sources, train),
-        sft_dev=_sft(sources, _best_chosen(dev, seed)),
+        sft_dev=_sft(sources, _targets(dev, seed, sft_target)),
         dpo_dev=_dpo(sources, dev),
         cut=_cut(sources.responses),
     )
@@ -99,18 +101,20 @@ def _sorted_pairs(pairs: pa.Table) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in _PAIR_IDS])
 
 
-def _best_chosen(pairs: pa.Table, seed: int) -> pa.Table:
-    """One pair a (prompt, config): lowest chosen error, ties by a seeded hash of the ids."""
+def _targets(pairs: pa.Table, seed: int, target: SftTarget) -> pa.Table:
+    """One pair a (prompt, config): the last, or the lowest chosen error, ties by a seeded hash."""
     if not pairs.num_rows:
         return pairs
-    keys = zip(*(pairs[n].to_pylist() for n in _PAIR_IDS[:3]), strict=True)
-    ranked = pairs.append_column("rank", pa.array(seed_of("sft", [seed, *key]) for key in keys))
-    order = ("prompt_id", "config_id", "chosen_error", "rank")
-    ranked = ranked.sort_by([(name, "ascending") for name in order]).combine_chunks()
-    group = pc.binary_join_element_wise(ranked["prompt_id"], ranked["config_id"], " ")
-    changed = pc.not_equal(group.slice(1), group.slice(0, len(group) - 1))
-    first = pa.chunked_array([pa.array([True]), *changed.chunks], type=pa.bool_())
-    return ranked.filter(first)
+    if target == "lowest_error":
+        keys = zip(*(pairs[n].to_pylist() for n in _PAIR_IDS[:3]), strict=True)
+        ranked = pairs.append_column("rank", pa.array(seed_of("sft", [seed, *key]) for key in keys))
+        order = ("prompt_id", "config_id", "chosen_error", "rank")
+        pairs = ranked.sort_by([(name, "ascending") for name in order])
+    group = pc.binary_join_element_wise(pairs["prompt_id"], pairs["config_id"], " ")
+    changed = pc.not_equal(group.slice(1), group.slice(0, len(group) - 1)).chunks
+    edge = [pa.array([True])]
+    marks = [*edge, *changed] if target == "lowest_error" else [*changed, *edge]
+    return pairs.filter(pa.chunked_array(marks, pa.bool_()).combine_chunks())
 
 
 def _sft(sources: Sources, best: pa.Table) -> pa.Table:

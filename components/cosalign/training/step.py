@@ -79,7 +79,8 @@ def _joined(context: StepContext, draft: ManifestDraft) -> Records:
     synthesis, pairing = context.inputs["synthesis"].tables, context.inputs["pairing"].tables
     refs = (synthesis["prompts"], synthesis["configs"], synthesis["responses"], pairing["pairs"])
     sources = Sources(*(read_table(context.storage, ref) for ref in refs))
-    records = join_records(sources, context.config.training.seed)
+    group = context.config.training
+    records = join_records(sources, group.seed, group.sft_target)
     for name, table, schema in (
         ("sft_records", records.sft, SFT_RECORDS),
         ("dpo_records", records.dpo, DPO_RECORDS),

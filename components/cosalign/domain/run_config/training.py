@@ -62,6 +62,9 @@ class DpoSettings(TrainerSettings):
     sft_weight: float = Field(default=0.0, ge=0)
 
 
+SftTarget = Literal["lowest_error", "last"]
+
+
 class TrainingGroup(StrictModel):
     """SFT, then DPO from the SFT model, which is also the reference.
 
@@ -71,6 +74,9 @@ class TrainingGroup(StrictModel):
             5e-7 to rounding.
         sft: Settings of supervised fine-tuning.
         dpo: Settings of DPO.
+        sft_target: Which chosen response of a (prompt, config) SFT learns: the one of
+            ``lowest_error``, or the ``last`` in the order of pairs, as the paper's code does, which
+            throws away what the error score knows.
         seed: Seed of the data order.
     """
 
@@ -78,4 +84,5 @@ class TrainingGroup(StrictModel):
     precision: Literal["bf16", "fp32"] = "bf16"
     sft: TrainerSettings = TrainerSettings()
     dpo: DpoSettings = DpoSettings()
+    sft_target: SftTarget = "lowest_error"
     seed: int = 0
