@@ -2,7 +2,8 @@
 
 Eight responses and four configs a prompt, one config a mode of synthesis. A third of the responses
 refuse; the others hold each risk of their prompt's label set with probability 0.6, and now and then
-a stray one. Ids are int64 that look random, as hashes do; prompts ascend.
+a stray one. Ids are int64 that look random, as hashes do; prompts ascend, and so do the configs of
+a prompt, as in the pipeline's draws.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def write_tables(folder: Path, scored: int) -> tuple[Path, Path]:
 
 def _write(path: Path, tables: Iterator[pa.Table]) -> None:
     first = next(tables)
-    with pq.ParquetWriter(path, first.schema, compression="zstd", use_dictionary=False) as writer:
+    with pq.ParquetWriter(
+        path, first.schema, compression="zstd", use_dictionary=["mode"]
+    ) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table)
@@ -89,11 +92,16 @@ def _draws(rng: np.random.Generator, prompts: npt.NDArray[np.int64], labels: Mas
     allowed = np.stack([labels, labels | outside, np.zeros_like(labels), within | outside], axis=1)
     allowed[labels == 0, 3] = 0
     rendering = rng.integers(0, 16, allowed.shape) * CONFIGS + np.arange(CONFIGS)
+    configs = allowed.astype(np.int64) * 64 + rendering
+    order = np.argsort(configs, axis=1)
+    configs, allowed = (np.take_along_axis(column, order, axis=1) for column in (configs, allowed))
     return pa.table(
         {
             "prompt_id": np.repeat(_ids(prompts), CONFIGS),
-            "config_id": (allowed.astype(np.int64) * 64 + rendering).reshape(-1),
-            "allowed_mask": allowed.reshape(-1).astype(np.uint32),
-            "mode": np.tile(np.array(MODES), len(prompts)),
+            "config_id": configs.reshape(-1),
+            "allowed_mask": np.take_along_axis(allowed, order, axis=1)
+            .reshape(-1)
+            .astype(np.uint32),
+            "mode": np.array(MODES)[order].reshape(-1),
         }
     )

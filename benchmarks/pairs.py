@@ -3,8 +3,8 @@
 ``make bench-pairs``; ``python -m benchmarks.pairs --sizes 1000000`` for some sizes only. A *scored
 row* is a response under a config: 8 responses and 4 configs a prompt make 32 of them. Everything is
 measured from Parquet files to a Parquet file, reading and writing included, each contender in a
-process of its own whose peak of resident memory is stated, the fastest of several runs. The loop is measured at 10^6, the joins
-at 10^6 and 10^7, the engine also at 10^8.
+process of its own whose peak of resident memory is stated, the fastest of several runs. The loop is
+measured at 10^6, the joins at 10^6 and 10^7, the engine also at 10^8.
 
 The contenders make the same preferences: the number of pairs of each (chosen error, rejected error)
 is compared, since which member of a group stands for it is drawn at random.
@@ -38,8 +38,8 @@ from benchmarks.pair_tables_made_up import CATEGORIES, write_tables
 
 from cosalign.domain.error_score import PAPER_WEIGHTS, error_tenths
 from cosalign.pairing.pair_files import Emit, PairInputs, pair_files
+from cosalign.pairing.pair_output import pair_sink
 from cosalign.pairing.settings import PairingSettings
-from cosalign.store.table_files import TableSink
 
 SIZES = (10**6, 10**7, 10**8)
 LOOP_UP_TO, JOIN_UP_TO = 10**6, 10**7
@@ -54,7 +54,7 @@ def engine(verdicts: Path, draws: Path, out: Path) -> Row:
     sinks = []
 
     def opened(schema: pa.Schema) -> Emit:
-        sinks.append(TableSink(lambda: out, schema))
+        sinks.append(pair_sink(lambda: out, schema))
         return sinks[0].write
 
     pair_files(PairInputs(verdicts, draws), PairingSettings(CATEGORIES), opened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -134,3 +135,23 @@ def test_a_local_file_is_not_copied(tmp_path: Path) -> None:
     storage.write_bytes("t", b"beer")
     with storage.as_file("t") as file:
         assert file == tmp_path / "t"
+
+
+def test_hashes_are_left_as_they_are_and_all_else_is_compressed(tmp_path: Path) -> None:
+    lists = pa.list_(pa.list_(pa.float32()))
+    schema = pa.schema(
+        [pa.field("id", pa.int64()), pa.field("p", lists), pa.field("x", pa.int64())]
+    )
+    table = pa.table({"id": [5] * 999, "p": [[[0.5] * 9]] * 999, "x": [7] * 999}, schema=schema)
+    found = {}
+    for name, plain in (("all", []), ("some", ["x"])):
+        path = tmp_path / name
+        sink = TableSink(partial(Path, path), schema, "zstd", plain=plain)
+        sink.write(table)
+        sink.close()
+        assert pq.read_table(path).equals(table)
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        found[name] = [group.column(i).compression for i in range(3)]
+        assert [group.column(i).is_stats_set for i in (0, 2)] == [True, name == "all"]
+    assert found["all"] == ["ZSTD"] * 3
+    assert (found["some"][0], found["some"][2]) == ("ZSTD", "UNCOMPRESSED")

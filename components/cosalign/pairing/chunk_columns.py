@@ -24,6 +24,7 @@ from cosalign.pairing.identifiers import (
     IndexArray,
     as_ids,
     content_hashes,
+    in_order,
     mix,
     ranks,
     runs,
@@ -137,11 +138,10 @@ def draw_columns(
         )
     own, own_block = runs(as_ids("prompt_id", draws["prompt_id"]))
     configs = as_ids("config_id", draws["config_id"])
-    order = _order(own_block, ranks(configs))
+    order = _order(own_block, configs)
     taken = pa.array(order)
     configs = configs.take(taken)
     check_once(own_block, configs, "config_id", "draws")
-    block_of_own = pc.fill_null(pc.index_in(own, value_set=prompts), -1).to_numpy(False)
     prompt_hash = mix(content_hashes(own) ^ np.uint64(settings.seed % 2**64))[own_block]
     masks = _masks(
         pc.fill_null(allowed, 0), "allowed_mask", "draws", settings.full & ~settings.catch_all
@@ -149,7 +149,7 @@ def draw_columns(
     return DrawColumns(
         prompts=own.take(pa.array(own_block)),
         configs=configs,
-        blocks=block_of_own[own_block].astype(np.int64),
+        blocks=_places(own, prompts)[own_block],
         hashes=mix(prompt_hash + content_hashes(configs)),
         allowed_masks=masks[order],
         freeform=allowed.is_null().to_numpy()[order],
@@ -157,19 +157,30 @@ def draw_columns(
     )
 
 
-def _order(blocks: IndexArray, rank: IndexArray) -> IndexArray:
-    """Positions by (block, rank); one integer each, since sorting these is fastest."""
+def _order(blocks: IndexArray, configs: pa.Array) -> IndexArray:
+    """Positions by (block, config); blocks ascend."""
+    if in_order(configs, blocks):
+        return np.arange(len(blocks))
     bits = len(blocks).bit_length()
-    packed = (blocks << 2 * bits) | (rank << bits) | np.arange(len(blocks))
+    packed = (blocks << 2 * bits) | (ranks(configs) << bits) | np.arange(len(blocks))
     packed.sort()
     return packed & ((1 << bits) - 1)
+
+
+def _places(own: pa.Array, prompts: pa.Array) -> IndexArray:
+    """Where each prompt stands among those with known responses; -1 where it does not."""
+    if own.equals(prompts):
+        return np.arange(len(own))
+    places = pc.fill_null(pc.index_in(own, value_set=prompts), -1)
+    return np.asarray(places.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _modes(draws: pa.Table, order: pa.Array) -> pa.DictionaryArray | None:
     if "mode" not in draws.column_names:
         return None
-    modes = draws["mode"].cast(pa.string()).combine_chunks()
-    return modes.dictionary_encode().take(order)
+    modes = draws["mode"].combine_chunks()
+    coded = modes if pa.types.is_dictionary(modes.type) else modes.dictionary_encode()
+    return coded.take(order)
 
 
 def _known(verdicts: pa.Table, full: int) -> pa.ChunkedArray:

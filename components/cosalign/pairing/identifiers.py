@@ -107,14 +107,19 @@ def runs(ids: pa.Array) -> tuple[pa.Array, IndexArray]:
     return ids.take(pa.array(starts)), np.repeat(np.arange(len(starts)), lengths)
 
 
-def in_order(ids: pa.Array) -> bool:
-    """Whether ids never fall."""
+def in_order(ids: pa.Array, blocks: IndexArray | None = None) -> bool:
+    """Whether ids never fall, or never within a block."""
     if len(ids) < 2:  # noqa: PLR2004 one row cannot fall
         return True
     if pa.types.is_integer(ids.type):
         values = _integers(ids)
-        return bool((values[1:] >= values[:-1]).all())
-    return bool(pc.all(pc.greater_equal(ids.slice(1), ids.slice(0, len(ids) - 1))).as_py())
+        rises = values[1:] >= values[:-1]
+    else:
+        later, earlier = ids.slice(1), ids.slice(0, len(ids) - 1)
+        rises = pc.greater_equal(later, earlier).to_numpy(zero_copy_only=False)
+    if blocks is not None:
+        rises = rises | (blocks[1:] != blocks[:-1])
+    return bool(rises.all())
 
 
 def _integers(ids: pa.Array) -> IndexArray:

@@ -22,6 +22,7 @@ from cosalign.pairing.chunk_columns import Chunk
 from cosalign.pairing.chunk_pairs import ChunkPairs, pair_chunk
 from cosalign.pairing.follows_prompts import COLUMNS as FOLLOWS_COLUMNS
 from cosalign.pairing.follows_prompts import with_prompts
+from cosalign.pairing.freed_memory import keep_freed_memory
 from cosalign.pairing.identifiers import id_type
 from cosalign.pairing.prompt_order import TableFile, in_prompt_order
 from cosalign.pairing.prompt_streams import SortedRows, prompt_chunks
@@ -91,6 +92,7 @@ def pair_files(
         DataError: A file is not readable, a column is missing or of a wrong type, a value is
             impossible, or an id stands twice.
     """
+    keep_freed_memory()
     with TemporaryDirectory(prefix="cosalign-pairing-") as folder:
         scratch = Path(folder)
         files = _files(inputs, settings.selection, scratch)

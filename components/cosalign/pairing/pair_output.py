@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -13,6 +14,14 @@ from cosalign.pairing.pair_files import Emit, PairInputs, pair_files
 from cosalign.pairing.settings import PairingSettings
 from cosalign.store.storage import Storage
 from cosalign.store.table_files import TableSink
+
+
+def pair_sink(file: Callable[[], Path], schema: pa.Schema) -> TableSink:
+    """What writes a pairs table: ids of responses are hashes, if they are numbers at all."""
+    ids = ("chosen_id", "rejected_id")
+    return TableSink(
+        file, schema, plain=[n for n in ids if pa.types.is_integer(schema.field(n).type)]
+    )
 
 
 def write_pairs(
@@ -39,7 +48,7 @@ def write_pairs(
 
         def opened(schema: pa.Schema) -> Emit:
             file = partial(stack.enter_context, storage.new_file(path))
-            sinks.append(TableSink(file, schema.with_metadata(metadata)))
+            sinks.append(pair_sink(file, schema.with_metadata(metadata)))
             return sinks[0].write
 
         counts = pair_files(inputs, settings, opened)

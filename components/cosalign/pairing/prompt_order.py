@@ -26,6 +26,8 @@ from cosalign.pairing.identifiers import as_ids, in_order
 BATCH_ROWS = 1 << 17
 RANGE_ROWS = 1 << 21
 """Rows of a range that are held and sorted at once."""
+_REPEATED = ("mode",)
+"""Columns of few distinct strings, which are read as they are stored."""
 _SAMPLES = 64
 """Prompts looked at in each batch to guess the ranges."""
 
@@ -63,10 +65,13 @@ class TableFile:
             raise _unreadable(self.name, problem) from None
 
     def _open(self) -> pq.ParquetFile:
+        repeated = [name for name in _REPEATED if name in self.columns]
         try:
             # Pages are read as they are needed: row groups may be of any size. No memory map: its
             # pages would count as ours.
-            return pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20)
+            return pq.ParquetFile(
+                self.path, pre_buffer=False, buffer_size=1 << 20, read_dictionary=repeated
+            )
         except (pa.ArrowInvalid, OSError) as problem:
             raise _unreadable(self.name, problem) from None
 

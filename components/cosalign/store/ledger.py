@@ -202,7 +202,7 @@ class Ledger:
         dropped = superseded_rows(snapshot)
         with ExitStack() as stack:
             file = partial(stack.enter_context, self._storage.new_file(merged))
-            sink = TableSink(file, self._schema, "zstd", ROWS_HELD)
+            sink = TableSink(file, self._schema, "zstd", row_group=ROWS_HELD)
             for table in snapshot.tables(self._schema.names, dropped):
                 sink.write(table)
             if sink.rows:

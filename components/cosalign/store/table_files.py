@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class TableSink:
         file: Gives the file to write; asked when there is something to write, so that rows refused
             before leave no trace.
         schema: Its columns; types of the rows written must be these.
-        compression: Zstandard suits text, LZ4 ids.
+        compression: Zstandard suits text, LZ4 numbers.
+        plain: Columns that are hashes: to compress them, or to keep their bounds, is lost time.
         row_group: Rows of a row group; all that is held at once.
 
     Attributes:
@@ -45,12 +46,14 @@ class TableSink:
         file: Callable[[], Path],
         schema: pa.Schema,
         compression: str = "lz4",
+        plain: Sequence[str] = (),
         row_group: int | None = None,
     ) -> None:
         self.rows = 0
         self.seconds = 0.0
         self._file = file
         self._compression = compression
+        self._plain = tuple(plain)
         self._row_group = row_group or ROW_GROUP
         self._schema = schema
         self._held: list[pa.Table] = []
@@ -79,25 +82,25 @@ class TableSink:
     def _write_group(self, rows: pa.Table) -> None:
         started = time.perf_counter()
         if self._writer is None:
-            self._writer = _parquet_writer(self._file(), self._schema, self._compression)
+            self._writer = self._opened()
         self._writer.write_table(rows.combine_chunks(), row_group_size=self._row_group)
         self.seconds += time.perf_counter() - started
 
-
-def _parquet_writer(path: Path, schema: pa.Schema, compression: str) -> pq.ParquetWriter:
-    fixed = {
-        pa.int64(): "PLAIN",
-        pa.int32(): "BYTE_STREAM_SPLIT",
-        pa.float32(): "BYTE_STREAM_SPLIT",
-    }
-    encodings = {f.name: fixed[f.type] for f in schema if f.type in fixed}
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression=compression,
-        use_dictionary=[f.name for f in schema if _repeats(f.type)],
-        column_encoding=encodings or None,
-    )
+    def _opened(self) -> pq.ParquetWriter:
+        split = "BYTE_STREAM_SPLIT"
+        fixed = {pa.int64(): "PLAIN", pa.int32(): split, pa.float32(): split}
+        encodings = {f.name: fixed[f.type] for f in self._schema if f.type in fixed}
+        names = self._schema.names
+        codecs = {n: "none" if n in self._plain else self._compression for n in names}
+        return pq.ParquetWriter(
+            self._file(),
+            self._schema,
+            # By name only where it has to be: what lies within a list has another name.
+            compression=codecs if self._plain else self._compression,
+            use_dictionary=[f.name for f in self._schema if _repeats(f.type)],
+            column_encoding=encodings or None,
+            write_statistics=[n for n in names if n not in self._plain] if self._plain else True,
+        )
 
 
 def _repeats(kind: pa.DataType) -> bool:
