@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,6 +37,7 @@ PROMPT_ROWS: dict[str, tuple[int, str | None, str]] = {
 }
 CONFIG_ROWS = {"exact0": ("e", MONEY, None), "exact1": ("e", MONEY, None), "none0": ("n", 0, "de")}
 DRAWN = [("cards", "exact0"), ("cards", "none0"), ("jokes", "exact1"), ("bread", "none0")]
+OWN_THRESHOLD = {"financial_crime_theft": 0.2}
 COUNTS = {
     "prompts_read": 9, "prompts_kept": 4, "split_train": 3, "split_held_out": 1,
     "prompts_contaminated": 2, "labels_made": 4, "engine_starts": 1,
@@ -46,7 +48,7 @@ def response_id(prompt: str, answer: str) -> str:
     return row_id("made up", [prompt, answer])
 
 
-def config_of(root: Path, **pairing: object) -> RunConfig:
+def config_of(root: Path, calibration: str | None = None, **pairing: Any) -> RunConfig:
     generators = [
         {"name": "hot", "model": "double:hot", "temperature": 0.5},
         {"name": "calm", "replies": "calm.jsonl"},
@@ -55,6 +57,7 @@ def config_of(root: Path, **pairing: object) -> RunConfig:
         "storage": {"root": str(root)},
         "models": {"base": "double:base"},
         "synthesis": {"generators": generators},
+        "scoring": {"calibration": calibration} if calibration else {"thresholds": OWN_THRESHOLD},
         "pairing": pairing,
     }
     return RunConfig.model_validate_json(json.dumps(plain))
@@ -88,10 +91,14 @@ def made_tables(storage: Storage) -> dict[str, StepManifest]:
     return found
 
 
-def finished(root: Path, **pairing: object) -> tuple[StepManifest, Storage]:
+def finished(
+    root: Path, calibration: str | None = None, **pairing: Any
+) -> tuple[StepManifest, Storage]:
     """The pairing step's manifest over the made-up tables."""
     storage = open_storage(str(root))
-    manifest, _ = run_step(PairingStep(), config_of(root, **pairing), made_tables(storage))
+    manifest, _ = run_step(
+        PairingStep(), config_of(root, calibration, **pairing), made_tables(storage)
+    )
     return manifest, storage
 
 

@@ -40,7 +40,7 @@ from cosalign.store.tables import read_table, write_table
 BY_ID = {response_id(p, a): a for p in PROMPT_ROWS for a in ANSWERS}
 
 
-def card_of(root: Path, **pairing: object) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+def card_of(root: Path, **pairing: Any) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     manifest, storage = finished(root, **pairing)
     card = json.loads(storage.read_bytes(manifest.files["data_card_figures"]))
     page = storage.read_bytes(manifest.files["data_card"]).decode()
@@ -156,6 +156,15 @@ def test_the_same_run_gives_the_same_bytes_and_other_counts_another_step(tmp_pat
     names = ("data_card", "data_card_figures")
     bodies = [(tmp_path / r / first.files[n]).read_bytes() for r in "ab" for n in names]
     assert bodies[:2] == bodies[2:]
+
+
+def test_configs_without_a_pair_are_counted_and_not_listed(tmp_path: Path) -> None:
+    card, _, page = card_of(tmp_path)
+    assert "Configs without any pair" not in page
+    empty = _without_verdicts(tmp_path / "empty")
+    page = empty.read_bytes(_card_path(empty)).decode()
+    assert f"Configs without any pair: {len(card['by_config'])}." in page
+    assert "allows no risk" not in page
 
 
 def test_no_pair_at_all_is_said(tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "base": config.models.base,
         "judge": config.judging.examples or config.models.judge_uri,
         "generators": [g.model_dump(mode="json") for g in config.synthesis.generators],
+        "scoring": config.scoring.model_dump(mode="json", exclude={"prompt_thresholds"}),
         "pairing": config.pairing.model_dump(mode="json"),
     }
 

@@ -79,9 +79,29 @@ class Trace:
         yield f"{role} {response_id}"
         yield from self._origin_lines(response)
         yield f"  judge {verdict['judge'][:12]} ({self.run.settings['judge']})"
-        yield f"  risks: {_risk_words(verdict, self.taxonomy)}"
-        yield f"  addressed: {_yes(verdict['addressed'])}{_p(verdict['addressed_probability'])}"
+        calibration = self.run.settings["scoring"]["calibration"]
+        if calibration is not None:
+            yield f"  probabilities calibrated by {calibration}"
+        yield f"  risks: {self._risk_words(verdict)}"
+        addressed = self._p("addressed", verdict["addressed_probability"])
+        yield f"  addressed: {_yes(verdict['addressed'])}{addressed}"
         yield f"  {self._arithmetic(role, verdict, config)}"
+
+    def _risk_words(self, verdict: Mapping[str, Any]) -> str:
+        words = []
+        for bit, name in enumerate(self.taxonomy.names):
+            known, found = verdict["known_mask"] >> bit & 1, verdict["risk_mask"] >> bit & 1
+            word = f"{name} {_yes(bool(found) if known else None)}"
+            words.append(word + self._p(name, verdict["risk_probability"][bit] if known else None))
+        return ", ".join(words)
+
+    def _p(self, label: str, probability: float | None) -> str:
+        """A probability, with the threshold that it was held against where the run set it."""
+        scoring = self.run.settings["scoring"]
+        if probability is None or scoring["calibration"] is not None:
+            return _p(probability)
+        threshold = scoring["thresholds"].get(label, scoring["threshold"])
+        return f" (p {probability:.3f}, yes from {threshold:g})"
 
     def _origin_lines(self, response: Mapping[str, Any]) -> Iterator[str]:
         written = self.run.generator(response["generator"])
@@ -172,15 +192,6 @@ def _text_lines(
 def _printable(text: str) -> str:
     """Without control characters: what a model writes must not steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-
-
-def _risk_words(verdict: Mapping[str, Any], taxonomy: Taxonomy) -> str:
-    words = []
-    for bit, name in enumerate(taxonomy.names):
-        known, found = verdict["known_mask"] >> bit & 1, verdict["risk_mask"] >> bit & 1
-        word = f"{name} {'yes' if found else 'no'}" if known else f"{name} unknown"
-        words.append(word + (_p(verdict["risk_probability"][bit]) if known else ""))
-    return ", ".join(words)
 
 
 def _names(taxonomy: Taxonomy, mask: int) -> str:
