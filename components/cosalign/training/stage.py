@@ -91,7 +91,7 @@ class Stage:
     def recipe(self) -> dict[str, Json]:
         """The settings that change what is learnt. How often is saved does not."""
         return {
-            **self.settings.model_dump(mode="json", exclude={"save_steps"}),
+            **self.settings.identity(),
             "optimizer": self.group.optimizer,
             "precision": self.group.precision,
             "seed": self.group.seed,

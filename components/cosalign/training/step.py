@@ -42,10 +42,9 @@ class TrainingStep:
     def identity(self, context: StepContext) -> Json:
         """Settings that change what is learnt, and the base model."""
         base = _base(context)
-        saving = {"sft": {"save_steps"}, "dpo": {"save_steps"}}
         return {
             "tables": TABLES,
-            "training": context.config.training.model_dump(mode="json", exclude=saving),
+            "training": context.config.training.identity(),
             "base": base.digest,
             "tokenizer": base.tokenizer_digest,
         }
@@ -98,8 +97,7 @@ def _stand_ins(context: StepContext, base: ModelFolder, draft: ManifestDraft) ->
     start = base
     for name, settings in (("sft", group.sft), ("dpo", group.dpo)):
         ref = draft.tables[f"{name}_records"]
-        recipe = settings.model_dump(mode="json", exclude={"save_steps"})
-        draft.models[name] = double_stage(name, start, ref.sha256, recipe)
+        draft.models[name] = double_stage(name, start, ref.sha256, settings.identity())
         draft.counts |= {f"{name}_rows": ref.rows, f"{name}_too_long": 0, f"{name}_steps": 0}
         draft.metrics |= {f"{name}_last_loss": None, f"{name}_weights_changed": None}
         start = resolve_model(draft.models[name], _cache(context))

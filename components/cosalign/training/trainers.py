@@ -12,10 +12,8 @@ Heavy: import this module only once training is certain.
 from __future__ import annotations
 
 import gc
-import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,12 +22,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import TrainerCallback
 
 from cosalign.domain.errors import ConfigError, StorageError, UserError
-from cosalign.runtime.logs import get_logger
-from cosalign.runtime.progress import INTERVAL_SECONDS, Progress
 from cosalign.training.checkpoints import KEPT, CheckpointStore
+from cosalign.training.stage_callback import StageCallback
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainerSettings, TrainingGroup
@@ -41,8 +37,6 @@ _FULL_BYTES = 1 << 20
 _SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
 _OPTIMIZERS = {"rmsprop": "rmsprop", "adamw_torch": "adamw_torch_fused"}
 """The fused form is the same arithmetic in one pass over the weights; torch has it on CPUs too."""
-
-log = get_logger(__name__)
 
 
 class NamedRows:
@@ -76,55 +70,6 @@ class NamedRows:
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: a checkpoint is no publication."""
-
-
-class StageCallback(TrainerCallback):  # type: ignore[misc]
-    """Log lines for people, checkpoints for the next process."""
-
-    def __init__(self, stage: str, checkpoints: CheckpointStore, open_until: ExitStack) -> None:
-        self._stage = stage
-        self._checkpoints = checkpoints
-        self._open_until = open_until
-        self._progress: Progress | None = None
-        self._spoke = -math.inf
-
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Starts the progress lines."""
-        left = int(state.max_steps) - int(state.global_step)
-        progress = Progress(log, f"train_{self._stage}", left)
-        self._progress = self._open_until.enter_context(progress)
-
-    def on_step_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
-        """Counts an optimizer step."""
-        if self._progress is not None:
-            self._progress.advance()
-
-    def on_log(
-        self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        """Shows loss, rate and gradient norm now and then; stops on a non-finite gradient."""
-        figures = logs or {}
-        norm = figures.get("grad_norm", 0.0)
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the {self._stage} gradient is not finite at step {state.global_step}; lower "
-                f"training.{self._stage}.learning_rate, or run with training.precision=fp32"
-            )
-        if "loss" in figures and time.monotonic() - self._spoke >= INTERVAL_SECONDS:
-            self._spoke = time.monotonic()
-            log.info(
-                "train_step",
-                stage=self._stage,
-                step=state.global_step,
-                loss=figures["loss"],
-                learning_rate=figures.get("learning_rate"),
-                grad_norm=norm,
-            )
-
-    def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Makes the checkpoint count."""
-        self._checkpoints.publish(state.global_step)
-        log.info("checkpoint_stored", stage=self._stage, step=state.global_step)
 
 
 def common_arguments(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cosalign.domain.run_config.safeguards import WITHOUT_EFFECT, SafeguardSettings
 from cosalign.domain.validation import StrictModel
 
 
-class TrainerSettings(StrictModel):
-    """One training stage.
+class TrainerSettings(SafeguardSettings):
+    """One training stage; see :class:`SafeguardSettings` for what keeps it safe.
 
     Attributes:
         epochs: Passes over the records.
@@ -22,7 +23,6 @@ class TrainerSettings(StrictModel):
         micro_batch_size: Rows a forward pass.
         max_length: Tokens a row; longer rows are set aside and counted, never cut in silence.
         max_grad_norm: Gradients are clipped to this norm.
-        save_steps: Steps between checkpoints.
     """
 
     epochs: float = Field(default=1.0, gt=0)
@@ -34,7 +34,6 @@ class TrainerSettings(StrictModel):
     micro_batch_size: int = Field(default=2, ge=1)
     max_length: int = Field(default=640, ge=16)
     max_grad_norm: float = Field(default=10.0, gt=0)
-    save_steps: int = Field(default=25, ge=1)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -44,6 +43,10 @@ class TrainerSettings(StrictModel):
                 f"{self.micro_batch_size}"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that change what is learnt, as plain JSON."""
+        return self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
 
 
 class DpoSettings(TrainerSettings):
@@ -78,6 +81,9 @@ class TrainingGroup(StrictModel):
             ``lowest_error``, or the ``last`` in the order of pairs, as the paper's code does, which
             throws away what the error score knows.
         seed: Seed of the data order.
+        grace_seconds: Time between SIGTERM and SIGKILL, as the cluster grants it
+            (``terminationGracePeriodSeconds``). A checkpoint is made in it where it fits.
+        save_mib_per_second: How fast a checkpoint is taken to be stored, until one was timed.
     """
 
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
@@ -86,3 +92,11 @@ class TrainingGroup(StrictModel):
     dpo: DpoSettings = DpoSettings()
     sft_target: SftTarget = "lowest_error"
     seed: int = 0
+    grace_seconds: float = Field(default=30.0, ge=0)
+    save_mib_per_second: float = Field(default=64.0, gt=0)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that change what is learnt, as plain JSON."""
+        timing = {"grace_seconds", "save_mib_per_second"}
+        stages = {"sft": self.sft.identity(), "dpo": self.dpo.identity()}
+        return {**self.model_dump(mode="json", exclude={"sft", "dpo", *timing}), **stages}
