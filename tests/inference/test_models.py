@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cosalign.domain.errors import ModelError, TransientError
+from cosalign.inference.architectures import ARCHITECTURES, ENCODERS
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.store.storage import open_storage
 
@@ -134,6 +135,54 @@ def test_unknown_architectures_are_refused(
     _edit(copy / "config.json", architectures=architectures)
     with pytest.raises(ModelError, match=message):
         resolve(copy)
+
+
+def test_a_refused_architecture_names_the_list_and_what_to_do(copy: Path, resolve: Resolve) -> None:
+    _edit(copy / "config.json", architectures=["MambaForCausalLM"])
+    with pytest.raises(ModelError, match=r"Use a model of a listed one; .*architectures\.yaml"):
+        resolve(copy)
+
+
+def test_each_listed_architecture_ships_with_transformers() -> None:
+    import transformers
+
+    for name in ARCHITECTURES | ENCODERS:
+        assert hasattr(transformers, name), name
+    assert not ARCHITECTURES & ENCODERS
+
+
+def test_a_pinned_model_is_taken_if_it_is_that_one(
+    tiny: ModelFolder, copy: Path, resolve: Resolve
+) -> None:
+    found = resolve(f"{copy}@sha256:{tiny.digest}")
+    assert (found.path, found.digest) == (copy.resolve(), tiny.digest)
+    _edit(copy / "generation_config.json", temperature=0.5)
+    with pytest.raises(ModelError, match=f"has digest {resolve(copy).digest}; it was changed"):
+        resolve(f"{copy}@sha256:{tiny.digest}")
+
+
+def test_a_pinned_model_in_gs_is_held_against_its_digest(
+    tiny: ModelFolder, gcs_root: str, resolve: Resolve
+) -> None:
+    uri = f"{gcs_root}/pinned"
+    open_storage(uri).upload_tree(tiny.path, "")
+    assert resolve(f"{uri}@sha256:{tiny.digest}").digest == tiny.digest
+    open_storage(uri).write_bytes("chat_template.jinja", b"other")
+    with pytest.raises(ModelError, match="it was changed"):
+        resolve(f"{uri}@sha256:{tiny.digest}")
+
+
+def test_a_double_can_be_pinned_too(resolve: Resolve) -> None:
+    digest = resolve("double:a").digest
+    assert resolve(f"double:a@sha256:{digest}").digest == digest
+    with pytest.raises(ModelError, match="it was changed"):
+        resolve(f"double:b@sha256:{digest}")
+
+
+@pytest.mark.parametrize("pin", ["", "abc", "A" * 64, "0" * 63, "0" * 65])
+def test_what_is_pinned_must_be_a_digest(copy: Path, resolve: Resolve, pin: str) -> None:
+    with pytest.raises(ModelError, match="64 hex digits"):
+        resolve(f"{copy}@sha256:{pin}")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from cosalign.domain.errors import ModelError
 from cosalign.domain.run_config import JudgingGroup
-from cosalign.inference.models import ENCODERS, resolve_model
+from cosalign.inference.architectures import ENCODERS
+from cosalign.inference.models import resolve_model
 from cosalign.inference.sentence_encoder import SentenceEncoder
 
 TEXTS = [

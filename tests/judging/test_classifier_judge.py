@@ -10,8 +10,9 @@ from tests.judging.examples_world import TAXONOMY, WordCounts, example_rows, row
 
 from cosalign.domain.errors import ConfigError, DataError
 from cosalign.domain.run_config import JudgingGroup, RunConfig, ScoringGroup
+from cosalign.inference.architectures import ENCODERS
 from cosalign.inference.engine_host import EngineHost
-from cosalign.inference.models import ENCODERS, resolve_model
+from cosalign.inference.models import resolve_model
 from cosalign.inference.sentence_encoder import SentenceEncoder
 from cosalign.judging import classifier_judge
 from cosalign.judging.classifier_judge import ClassifierJudge, classifier_identity

@@ -11,7 +11,8 @@ import json
 import math
 from pathlib import Path
 
-from cosalign.inference.models import WEIGHTS, ModelFolder
+from cosalign.inference.model_digest import WEIGHTS
+from cosalign.inference.models import ModelFolder
 
 
 def parameter_count(model: ModelFolder) -> int | None:

@@ -44,20 +44,26 @@ _MARKS = re.compile("\ue0f0(\\d+)\ue0f1")
 
 
 class HfTokenizer:
-    """A transformers tokenizer behind :class:`cosalign.inference.engine.Tokenizer`."""
+    """A transformers tokenizer behind :class:`cosalign.inference.engine.Tokenizer`.
+
+    Attributes:
+        controls: How its control tokens are spelt.
+        seams_give_way: Whether a content can alter a control token that stands beside it.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._digest = digest
         self._folder = folder
         self._tokenizer = _load(folder)
         controls = _control_tokens(self._tokenizer)
+        self.controls = frozenset(controls)
         self._control_ids = frozenset(controls.values())
         longest_first = sorted(controls, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._template = lru_cache(maxsize=64)(self._render_marks)
         self._heads: dict[str, TokenIds | None] = {}
         self._bare_controls = lru_cache(maxsize=64)(self._controls_of_template)
-        self._seams_give_way = _seams_give_way(self._tokenizer)
+        self.seams_give_way = _seams_give_way(self._tokenizer)
 
     @property
     def digest(self) -> str:
@@ -96,7 +102,7 @@ class HfTokenizer:
         together = self._batch_ids([_fill(template, contents) for template, contents in parts])
         return [
             whole
-            if not self._seams_give_way
+            if not self.seams_give_way
             and self._control_sequence(whole) == self._bare_controls(template)
             else self._encode_apart(template, contents)
             for whole, (template, contents) in zip(together, parts, strict=True)

@@ -4,19 +4,17 @@ A model is somebody else's data that our process is about to run, so two things 
 any library opens it: pickled weights (loading one executes it) and remote code. Checking first
 costs a listing; the alternative, trusting each library's own flags, has failed before.
 
-The digest covers what changes an answer: config, generation config, weights, tokenizer and chat
-template; a README does not. Hashing 16 GB takes longer than many steps, so each file's hash is
-remembered under (path, size, mtime, inode). What that cannot see: bytes changed in place with the
-mtime put back.
+An address may pin the digest that the model must have (``…@sha256:DIGEST``): what lies there now
+is held against it before anything runs it.
 
 Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable
@@ -24,54 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cosalign.domain.errors import ModelError, TransientError, nearest
-from cosalign.domain.fingerprint import Json, canonical_json, fingerprint
+from cosalign.domain.errors import ModelError, TransientError
+from cosalign.domain.fingerprint import Json, fingerprint
+from cosalign.inference.architectures import ARCHITECTURES, check_architecture
 from cosalign.inference.double import DOUBLE_SCHEME, double_digest, double_tokenizer_digest
+from cosalign.inference.model_digest import TOKENIZER_FILES, WEIGHTS, model_digests
 from cosalign.inference.served_model import is_served, message_tokenizer_digest, parse_served
 
-WEIGHTS = "*.safetensors"
-CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    *CHAT_TEMPLATE_FILES,
-)
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors.index.json",
-    *TOKENIZER_FILES,
-)
 HUB_PATTERNS = (WEIGHTS, "*.json", "*.jinja", "*.txt", "tokenizer.model")
 HUB_LEFT_OUT = ("*/*", "consolidated*")
 """Second copies of the weights in other forms, which some repositories hold."""
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"})
-ARCHITECTURES = frozenset(
-    {
-        "Gemma2ForCausalLM",
-        "Gemma3ForCausalLM",
-        "GptOssForCausalLM",
-        "GraniteForCausalLM",
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "MixtralForCausalLM",
-        "Olmo2ForCausalLM",
-        "Olmo3ForCausalLM",
-        "Phi3ForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "Qwen3MoeForCausalLM",
-        "SmolLM3ForCausalLM",
-    }
-)
-ENCODERS = frozenset({"BertModel", "MPNetModel", "RobertaModel", "XLMRobertaModel"})
-"""Architectures of sentence encoders; they embed texts and generate nothing."""
 PACKAGE_SCHEME = "package:"
+PIN = "@sha256:"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -111,12 +75,14 @@ def resolve_model(
         uri: A local folder, a hub id (``org/name``, ``org/name@revision``), ``gs://bucket/prefix``,
             ``package:MODULE/FOLDER`` for one that an installed Python package carries,
             ``served:NAME`` for one behind a server (see ``served_model``), or ``double:NAME``,
-            which stands for the deterministic engine double.
+            which stands for the deterministic engine double. All but ``served:`` may end in
+            ``@sha256:DIGEST``, the digest that the model must have.
         cache: Local folder for models fetched from ``gs://`` and for remembered file hashes.
         architectures: Those that are accepted.
 
     Raises:
-        ModelError: No such model, or it is refused; the message says why and what to do.
+        ModelError: No such model, it is refused, or it is not the pinned one; the message says
+            why and what to do.
         TransientError: The hub or the object store did not answer.
     """
     name = uri.strip()
@@ -125,13 +91,39 @@ def resolve_model(
             "no model is named: set models.base to a hub id, a local folder or a gs:// address"
         )
     cache = cache.expanduser()
-    if name.startswith(DOUBLE_SCHEME):
-        return ModelFolder(name, Path(name), double_digest(name), double_tokenizer_digest())
     if is_served(name):
         return _resolve_served(name, cache)
-    folder = _fetch(name, cache)
-    check_model_folder(folder, name, architectures)
-    return ModelFolder(name, folder, *_digests(folder, cache))
+    address, pinned = split_pin(name)
+    if address.startswith(DOUBLE_SCHEME):
+        digests = double_digest(address), double_tokenizer_digest()
+        return _held(ModelFolder(name, Path(address), *digests), pinned)
+    folder = _fetch(address, cache)
+    check_model_folder(folder, address, architectures)
+    return _held(ModelFolder(name, folder, *model_digests(folder, cache)), pinned)
+
+
+def split_pin(uri: str) -> tuple[str, str]:
+    """An address without its pinned digest, and that digest; empty where none is pinned.
+
+    Raises:
+        ModelError: What is pinned is no digest.
+    """
+    address, marked, pinned = uri.partition(PIN)
+    if marked and not _DIGEST.fullmatch(pinned):
+        raise ModelError(
+            f"model {uri}: what follows {PIN} must be the model's digest, 64 hex digits; "
+            "'cosalign model inspect' prints it"
+        )
+    return address, pinned
+
+
+def _held(found: ModelFolder, pinned: str) -> ModelFolder:
+    if pinned and found.digest != pinned:
+        raise ModelError(
+            f"model {found.uri}: what lies there has digest {found.digest}; it was changed, or "
+            "another one was meant. Name the right address, or pin the digest that is there"
+        )
+    return found
 
 
 def _resolve_served(uri: str, cache: Path) -> ModelFolder:
@@ -145,7 +137,7 @@ def _resolve_served(uri: str, cache: Path) -> ModelFolder:
     files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     _refuse_remote_code(folder, files, tokenizer)
     _check_tokenizer(files, tokenizer)
-    return ModelFolder(uri, folder, served.digest, _digests(folder, cache)[1])
+    return ModelFolder(uri, folder, served.digest, model_digests(folder, cache)[1])
 
 
 def check_model_folder(
@@ -167,7 +159,7 @@ def check_model_folder(
         raise ModelError(f"model {name} has no config.json; name the folder that holds it")
     _refuse_pickles(files, name)
     _refuse_remote_code(folder, files, name)
-    _check_architecture(_read_json(folder / "config.json", name), name, architectures)
+    check_architecture(_read_json(folder / "config.json", name), name, architectures)
     _check_complete(folder, files, name)
 
 
@@ -198,18 +190,6 @@ def _refuse_remote_code(folder: Path, files: Iterable[str], name: str) -> None:
             raise ModelError(
                 f"model {name} asks for remote code (auto_map in {file}), which is never run; "
                 "use a model whose architecture ships with transformers"
-            )
-
-
-def _check_architecture(config: dict[str, Any], name: str, known: Collection[str]) -> None:
-    found = config.get("architectures") or []
-    if not found:
-        raise ModelError(f"model {name}: config.json names no architecture; save it again")
-    for architecture in found:
-        if architecture not in known:
-            raise ModelError(
-                f"model {name} has architecture {architecture}, which is not supported"
-                f"{nearest(str(architecture), known)}"
             )
 
 
@@ -350,49 +330,3 @@ def _rename(draft: Path, folder: Path) -> None:
         # Another process has finished the same download; either copy will do.
         if not folder.is_dir():
             raise
-
-
-def _digests(folder: Path, cache: Path) -> tuple[str, str]:
-    names = sorted(
-        {file for file in MODEL_FILES if (folder / file).is_file()}
-        | {path.name for path in folder.glob(WEIGHTS)}
-    )
-    remembered = _HashMemory(cache / "file-hashes")
-    hashes = {name: remembered.sha256(folder / name) for name in names}
-    tokenizer = {name: hashes[name] for name in names if name in TOKENIZER_FILES}
-    return fingerprint("model", hashes), fingerprint("tokenizer", tokenizer)
-
-
-class _HashMemory:
-    """SHA-256 of files, remembered by what ``stat`` says of them; one small file an entry."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def sha256(self, path: Path) -> str:
-        real = path.resolve()
-        stat = real.stat()
-        key = canonical_json([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-        entry = self._folder / hashlib.sha256(key).hexdigest()[:40]
-        try:
-            known = entry.read_text(encoding="ascii")
-        except OSError:
-            known = ""
-        if len(known) == hashlib.sha256().digest_size * 2:
-            return known
-        with real.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        self._remember(entry, digest)
-        return digest
-
-    def _remember(self, entry: Path, digest: str) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="ascii", dir=self._folder, delete=False
-            ) as draft:
-                draft.write(digest)
-            Path(draft.name).replace(entry)
-        except OSError:
-            # A read-only or full cache costs time at the next step, and nothing else.
-            return

@@ -12,8 +12,9 @@ from cosalign.domain.run_config import RunConfig, ScoringGroup
 from cosalign.domain.run_config.judging import GUARD, LABELS, REASONING
 from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
 from cosalign.domain.taxonomy_mapping import earlier_versions
+from cosalign.inference.architectures import ENCODERS
 from cosalign.inference.engine_host import EngineHost
-from cosalign.inference.models import ENCODERS, ModelFolder, resolve_model
+from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.sentence_encoder import SentenceEncoder
 from cosalign.judging.answer_form import AnswerForms
 from cosalign.judging.carried_verdicts import carrying_judge

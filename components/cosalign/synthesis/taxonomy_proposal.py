@@ -12,8 +12,9 @@ from cosalign.domain.errors import ConfigError, DataError
 from cosalign.domain.run_config import EngineGroup, PromptsGroup
 from cosalign.domain.schemas import CLUSTER_ASSIGNMENTS
 from cosalign.domain.validation import validated
+from cosalign.inference.architectures import ENCODERS
 from cosalign.inference.engine_host import EngineHost
-from cosalign.inference.models import ENCODERS, ModelFolder, resolve_model
+from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.sentence_encoder import SentenceEncoder
 from cosalign.store.storage import open_storage
 from cosalign.store.tables import table_bytes

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import Json, fingerprint
-from cosalign.inference.models import TOKENIZER_FILES, ModelFolder, resolve_model
+from cosalign.inference.model_digest import TOKENIZER_FILES
+from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.runtime.logs import get_logger
 from cosalign.training.checkpoints import CheckpointStore
 
