@@ -103,8 +103,13 @@ def outcomes(
     config: RunConfig, manifest: StepManifest, items: Sequence[HeldOut]
 ) -> dict[str, tuple[Floats, Floats]]:
     """By system, h and s of each held-out item, NaN where unknown, shape (items,)."""
-    table = read_table(open_storage(config.storage.root), manifest.tables["evaluation"])
-    known = {(r["system"], r["config_id"], r["prompt_id"]): r for r in table.to_pylist()}
+    storage = open_storage(config.storage.root)
+    table = read_table(storage, manifest.tables["evaluation"])
+    asked = read_table(storage, manifest.tables["evaluated_configs"]).to_pylist()
+    ids = {(row["suite"], row["config"]): row["config_id"] for row in asked}
+    known = {
+        (r["system"], ids[r["suite"], r["config"]], r["prompt_id"]): r for r in table.to_pylist()
+    }
     found: dict[str, tuple[Floats, Floats]] = {}
     for system in config.evaluation.systems:
         rows = [known[system, item.config_id, prompt_id_of(item.prompt)] for item in items]

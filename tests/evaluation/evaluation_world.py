@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cosalign.domain.fingerprint import prompt_id_of
 from cosalign.domain.run_config import RunConfig
-from cosalign.domain.schemas import PROMPTS
+from cosalign.domain.schemas import DRAWS, PROMPTS
 from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
 from cosalign.runtime.step import StepManifest
 from cosalign.store.storage import open_storage
@@ -50,6 +50,15 @@ def _prompt(text: str, mask: int, split: str, number: int) -> dict[str, Any]:
         "known_mask": TAXONOMY.full_mask,
         "split": split,
     }
+
+
+def draws_table(*allowed: int, config_id: str = "c") -> pa.Table:
+    """Draws of one trained prompt under allowed sets."""
+    rows = [
+        {"prompt_id": "p", "config_id": f"{config_id}{i}", "mode": "exact", "allowed_mask": mask}
+        for i, mask in enumerate(allowed or (0, FINANCIAL))
+    ]
+    return pa.Table.from_pylist(rows, schema=DRAWS)
 
 
 def write_region(
@@ -102,11 +111,15 @@ def run_config(root: Path, **evaluation: object) -> RunConfig:
     )
 
 
-def inputs(config: RunConfig, prompts: pa.Table | None = None) -> dict[str, StepManifest]:
+def inputs(
+    config: RunConfig, prompts: pa.Table | None = None, draws: pa.Table | None = None
+) -> dict[str, StepManifest]:
     """The manifests of the steps before, with the prompts table and a curve in storage."""
     storage = open_storage(config.storage.root)
     table = prompts_table() if prompts is None else prompts
     ref = write_table(storage, "steps/synthesis/prompts.parquet", table, PROMPTS)
+    drawn = draws_table() if draws is None else draws
+    drawn_ref = write_table(storage, "steps/synthesis/draws.parquet", drawn, DRAWS)
     curve = {"sft": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "dpo": []}
     storage.write_bytes("steps/training/curve.json", json.dumps(curve).encode())
     return {
@@ -114,7 +127,7 @@ def inputs(config: RunConfig, prompts: pa.Table | None = None) -> dict[str, Step
             step="synthesis",
             fingerprint="0",
             storage=storage.uri,
-            tables={"prompts": ref},
+            tables={"prompts": ref, "draws": drawn_ref},
             counts={"prompts_kept": 23, "labels_made": 17, "engine_starts": 2},
         ),
         "training": StepManifest(

@@ -220,11 +220,11 @@ def test_the_scores_are_those_of_the_table(tmp_path: Path, regions: Path) -> Non
     manifest, _ = run(config)
     means = []
     table = [r for r in rows(config, manifest, "evaluation") if r["system"] == "sft"]
-    for config_id in sorted({row["config_id"] for row in table}):
+    for config in sorted({row["config"] for row in table}):
         known = [
             row["h"] * row["s"]
             for row in table
-            if row["config_id"] == config_id and None not in (row["h"], row["s"])
+            if row["config"] == config and None not in (row["h"], row["s"])
         ]
         means.append(sum(known) / len(known))
     assert manifest.metrics["cosa_score/sft"] == pytest.approx(sum(means) / 2, abs=1e-6)
@@ -243,7 +243,7 @@ def test_a_benchmark_alone_is_split_into_seen_and_unseen(tmp_path: Path) -> None
     assert card["by_split"]["seen"]["dpo"]["items"] == 5
     assert card["by_split"]["unseen"]["dpo"]["items"] == 5
     assert "cosa_score/dpo/benchmark:violence" in manifest.metrics
-    assert list(card["by_source"]) == ["benchmark"]
+    assert list(card["by_suite"]) == ["benchmark:bench"]
 
 
 def test_answers_that_failed_are_unknown_and_lower_coverage(tmp_path: Path, regions: Path) -> None:

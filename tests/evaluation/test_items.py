@@ -55,7 +55,7 @@ def test_held_out_prompts_are_typed_and_balanced(tmp_path: Path) -> None:
     everything = chosen(regions, prompts_per_config=50)
     assert len(everything.items) == 20
     assert not any(item.text.startswith("Trained") for item in everything.items)
-    assert everything.counts["items_region"] == everything.counts["held_out_prompts"] == 20
+    assert everything.counts["items_control"] == everything.counts["held_out_prompts"] == 20
 
 
 def test_the_choice_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_regions_and_benchmark_stand_side_by_side(tmp_path: Path) -> None:
     regions = read_region_configs([str(tmp_path)], TAXONOMY)
     rows = [benchmark_row("Odds of an ace?", [MONEY], [MONEY])]
     items = chosen(regions, rows, prompts_per_config=2, benchmark="test.jsonl")
-    assert [config.source for config in items.configs] == ["region", "benchmark"]
+    assert [config.suite for config in items.configs] == ["control", "benchmark:test"]
     assert items.configs[0].rendered.config_id == items.configs[1].rendered.config_id
-    assert (items.counts["items_region"], items.counts["items_benchmark"]) == (2, 1)
+    assert (items.counts["items_control"], items.counts["items_benchmark"]) == (2, 1)
 
 
 def test_benchmark_prompts_that_were_trained_on_are_counted() -> None:

@@ -24,7 +24,7 @@ def card(scores: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "systems": list(scores),
         "settings": {"confidence": 0.95, "bootstrap": 100, "max_tokens": 64},
-        "overall": scores, "differences": {}, "by_source": {"region": scores}, "by_split": {},
+        "overall": scores, "differences": {}, "by_suite": {"control": scores}, "by_split": {},
         "by_type": {"allowed": scores}, "configs": [config], "counts": {"items": 40},
         "warnings": [], "models": {"judge": {"uri": "<judge>", "digest": "a" * 64}}, **more,
     }  # fmt: skip

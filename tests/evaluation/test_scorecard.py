@@ -21,9 +21,9 @@ NAN = math.nan
 
 def items(count: int, *, leaked: int = 0) -> EvaluationItems:
     """A region's config and a benchmark's, ``count`` items each."""
-    eu = EvaluatedConfig(("eu", "us"), ("EU", "US"), "region", render_categorical(TAXONOMY, 1, 0))
+    eu = EvaluatedConfig(("eu", "us"), ("EU", "US"), "control", render_categorical(TAXONOMY, 1, 0))
     bench = EvaluatedConfig(
-        ("benchmark:none",), (), "benchmark", render_categorical(TAXONOMY, 0, 0)
+        ("benchmark:none",), (), "benchmark:b", render_categorical(TAXONOMY, 0, 0)
     )
     rows = [Item(0, f"p{i}", "t", "allowed") for i in range(count)]
     rows += [Item(1, f"p{i}", "t", "disallowed", "seen") for i in range(count)]
@@ -46,8 +46,8 @@ def test_scores_are_cut_by_config_type_split_and_source() -> None:
     assert [c["scores"]["ica"]["score"] for c in card["configs"]] == [0.3, -0.8]
     assert card["by_type"]["allowed"]["ica"]["score"] == 0.3
     assert "partial" not in card["by_type"]
-    assert card["by_split"] == {"seen": card["by_source"]["benchmark"]}
-    assert card["by_source"]["region"]["ica"]["items"] == 2
+    assert card["by_split"] == {"seen": card["by_suite"]["benchmark:b"]}
+    assert card["by_suite"]["control"]["ica"]["items"] == 2
 
 
 def test_every_name_of_a_config_has_its_metric() -> None:

@@ -29,6 +29,7 @@ class BenchmarkRow:
     """One checked row; ``split`` is seen, unseen or ``None`` where the file does not say."""
 
     allowed_mask: int
+    risk_mask: int
     prompt_id: str
     text: str
     prompt_type: str
@@ -107,7 +108,7 @@ def _checked(row: _Row, where: str, taxonomy: Taxonomy) -> BenchmarkRow:
             f"{where}: type {row.type!r} contradicts its sets, which make it {found!r}; "
             "correct the row, or use the taxonomy that the file was made with"
         )
-    return BenchmarkRow(allowed, prompt_id_of(row.prompt), row.prompt, found, row.split)
+    return BenchmarkRow(allowed, risks, prompt_id_of(row.prompt), row.prompt, found, row.split)
 
 
 def _mask(names: tuple[str, ...], where: str, taxonomy: Taxonomy) -> int:

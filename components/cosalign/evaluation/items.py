@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,10 +26,9 @@ from cosalign.domain.run_config import EvaluationGroup
 from cosalign.domain.safety_config import SafetyConfig, parse_safety_config
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.evaluation.benchmark import BenchmarkRow, read_benchmark
+from cosalign.evaluation.item_table import BENCHMARK, CONTROL
 from cosalign.evaluation.prompt_types import FREEFORM, choose_balanced, prompt_type
 from cosalign.store.storage import list_uris, read_uri
-
-REGION, BENCHMARK = "region", "benchmark"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class EvaluatedConfig:
     Attributes:
         names: The names it goes by: one a file, where several regions demand the same.
         regions: The regions that demand it; empty for a benchmark's.
-        source: ``region`` or ``benchmark``.
+        suite: What its items belong to: ``control``, or ``benchmark:NAME``.
         rendered: As the model reads it (rendering 0).
     """
 
     names: tuple[str, ...]
     regions: tuple[str, ...]
-    source: str
+    suite: str
     rendered: RenderedConfig
 
     @property
@@ -55,13 +55,25 @@ class EvaluatedConfig:
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt under one config; ``split`` is a benchmark's seen or unseen."""
+    """One prompt under one config.
+
+    Attributes:
+        config: Its number.
+        prompt_id: The prompt.
+        text: Its text.
+        prompt_type: What it is under the config.
+        split: A benchmark's seen or unseen.
+        risk_mask: The prompt's categories.
+        known_mask: Which of them are known; none where nobody labelled it.
+    """
 
     config: int
     prompt_id: str
     text: str
     prompt_type: str
     split: str | None = None
+    risk_mask: int = 0
+    known_mask: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ def _region_config(same: list[SafetyConfig], taxonomy: Taxonomy) -> EvaluatedCon
     return EvaluatedConfig(
         names=tuple(sorted({config.name for config in same})),
         regions=tuple(sorted({config.region for config in same})),
-        source=REGION,
+        suite=CONTROL,
         rendered=render_safety_config(same[0], taxonomy),
     )
 
@@ -178,7 +190,8 @@ def _held_out_items(
             if row["known_mask"] != taxonomy.full_mask:
                 continue
             kind = prompt_type(int(str(row["risk_mask"])), config.allowed_mask)
-        items.append(Item(number, str(row["prompt_id"]), str(row["text"]), kind))
+        masks = (int(str(row[name])) for name in ("risk_mask", "known_mask"))
+        items.append(Item(number, str(row["prompt_id"]), str(row["text"]), kind, None, *masks))
     return items
 
 
@@ -189,7 +202,9 @@ def _add_benchmark(
     settings: EvaluationGroup,
     taxonomy: Taxonomy,
 ) -> None:
-    benchmark = read_benchmark(data, settings.benchmark or "benchmark", taxonomy)
+    source = settings.benchmark or "benchmark"
+    benchmark = read_benchmark(data, source, taxonomy)
+    suite = BENCHMARK + PurePosixPath(source).stem
     result.counts.update(benchmark.counts)
     trained = set(prompts.filter(pc.field("split") == "train")["prompt_id"].to_pylist())
     by_config: dict[int, list[BenchmarkRow]] = {}
@@ -197,20 +212,29 @@ def _add_benchmark(
         by_config.setdefault(row.allowed_mask, []).append(row)
     for allowed in sorted(by_config):
         number = len(result.configs)
-        result.configs.append(_benchmark_config(allowed, taxonomy))
+        result.configs.append(_benchmark_config(allowed, suite, taxonomy))
         chosen = choose_balanced(
             by_config[allowed], settings.benchmark_rows_per_config, settings.seed
         )
         result.items.extend(
-            Item(number, row.prompt_id, row.text, row.prompt_type, row.split) for row in chosen
+            Item(
+                number,
+                row.prompt_id,
+                row.text,
+                row.prompt_type,
+                row.split,
+                row.risk_mask,
+                taxonomy.full_mask,
+            )
+            for row in chosen
         )
         result.counts["benchmark_items_in_training"] += sum(r.prompt_id in trained for r in chosen)
 
 
-def _benchmark_config(allowed: int, taxonomy: Taxonomy) -> EvaluatedConfig:
+def _benchmark_config(allowed: int, suite: str, taxonomy: Taxonomy) -> EvaluatedConfig:
     name = "+".join(taxonomy.names_of(allowed)) or "none"
     rendered = render_categorical(taxonomy, allowed, 0)
-    return EvaluatedConfig((f"benchmark:{name}",), (), BENCHMARK, rendered)
+    return EvaluatedConfig((f"benchmark:{name}",), (), suite, rendered)
 
 
 def _nothing(regions: list[EvaluatedConfig], settings: EvaluationGroup, held_out: int) -> DataError:
@@ -232,12 +256,12 @@ def _one_text_a_prompt(result: EvaluationItems) -> None:
     for i, item in enumerate(result.items):
         text = first.setdefault(item.prompt_id, item.text)
         if text != item.text:
-            result.items[i] = Item(item.config, item.prompt_id, text, item.prompt_type, item.split)
+            result.items[i] = replace(item, text=text)
 
 
 def _count(result: EvaluationItems) -> None:
     result.counts["configs"] = len(result.configs)
     result.counts["items"] = len(result.items)
     for item in result.items:
-        result.counts[f"items_{result.config_of(item).source}"] += 1
+        result.counts[f"items_{result.config_of(item).suite.partition(':')[0]}"] += 1
         result.counts[f"items_{item.prompt_type}"] += 1

@@ -27,7 +27,7 @@ from cosalign.evaluation.cosa_score import (
     paired_difference,
     summarise,
 )
-from cosalign.evaluation.items import BENCHMARK, REGION, EvaluationItems
+from cosalign.evaluation.items import EvaluationItems
 from cosalign.evaluation.prompt_types import PROMPT_TYPES
 
 LOW_COVERAGE = 0.9
@@ -74,7 +74,7 @@ class Measured:
         return Resampling(group.bootstrap, group.confidence, group.seed)
 
     def chosen(self, **wanted: object) -> Chosen:
-        """Which items have the given config number, prompt type, split or source; shape (n,)."""
+        """Which items have the given config number, prompt type, split or suite; shape (n,)."""
         return np.array([self._matches(i, wanted) for i in range(len(self.items.items))], bool)
 
     def scores(self, chosen: Chosen, *, intervals: bool = True) -> dict[str, Json]:
@@ -128,7 +128,7 @@ class Measured:
             "config": item.config,
             "prompt_type": item.prompt_type,
             "split": item.split,
-            "source": self.items.config_of(item).source,
+            "suite": self.items.config_of(item).suite,
         }
         return all(own[name] == value for name, value in wanted.items())
 
@@ -136,6 +136,7 @@ class Measured:
 def scorecard(measured: Measured) -> Scorecard:
     """All figures, as JSON; see the module's docstring."""
     everything = measured.chosen()
+    suites = tuple(dict.fromkeys(config.suite for config in measured.items.configs))
     card: Scorecard = {
         "systems": list(measured.systems),
         "settings": measured.settings.model_dump(
@@ -143,7 +144,7 @@ def scorecard(measured: Measured) -> Scorecard:
         ),
         "overall": measured.scores(everything),
         "differences": measured.differences(everything),
-        "by_source": _cut(measured, "source", (REGION, BENCHMARK)),
+        "by_suite": _cut(measured, "suite", suites),
         "by_split": _cut(measured, "split", SPLITS),
         "by_type": _cut(measured, "prompt_type", PROMPT_TYPES),
         "declined": _declined(measured),
@@ -207,7 +208,7 @@ def _config(measured: Measured, number: int) -> dict[str, Any]:
         "label": config.label,
         "names": list(config.names),
         "regions": list(config.regions),
-        "source": config.source,
+        "suite": config.suite,
         "kind": config.rendered.kind,
         "config_id": config.rendered.config_id,
         "digest": config.rendered.digest,

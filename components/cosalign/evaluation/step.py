@@ -12,14 +12,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pyarrow as pa
-
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
 from cosalign.domain.run_config import RunConfig
-from cosalign.domain.schemas import EVALUATION, RESPONSES, VERDICTS, with_metadata
+from cosalign.domain.schemas import (
+    EVALUATED_CONFIGS,
+    EVALUATION,
+    RESPONSES,
+    VERDICTS,
+    with_metadata,
+)
 from cosalign.evaluation.adherence import Adherence, judge_answers
 from cosalign.evaluation.answers import Answers, System, generate_answers
+from cosalign.evaluation.item_rows import config_rows, item_rows
 from cosalign.evaluation.items import (
     EvaluatedConfig,
     EvaluationItems,
@@ -29,7 +34,7 @@ from cosalign.evaluation.items import (
 from cosalign.evaluation.judge_card import judge_card, judge_metrics, judge_warnings
 from cosalign.evaluation.model_size import parameter_count
 from cosalign.evaluation.report import Material, render_report
-from cosalign.evaluation.report_items import ShownItem, known, shown_items
+from cosalign.evaluation.report_items import ShownItem, shown_items
 from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
@@ -56,7 +61,7 @@ class EvaluationStep:
 
     name = "evaluation"
     inputs: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        {"synthesis": ("prompts",), "training": TRAINED}
+        {"synthesis": ("prompts", "draws"), "training": TRAINED}
     )
 
     def identity(self, context: StepContext) -> Json:
@@ -170,8 +175,10 @@ def _write_tables(
     answers: Answers,
     adherence: Adherence,
 ) -> None:
+    draws = read_table(context.storage, context.inputs["synthesis"].tables["draws"])
     tables = {
-        "evaluation": (_evaluation_table(items, answers, adherence), EVALUATION),
+        "evaluation": (item_rows(items, answers, adherence), EVALUATION),
+        "evaluated_configs": (config_rows(items.configs, draws), EVALUATED_CONFIGS),
         "answers": (answers.table, RESPONSES),
         "verdicts": (adherence.verdicts, VERDICTS),
     }
@@ -181,25 +188,6 @@ def _write_tables(
         path = f"{context.folder}/{name}.parquet"
         tagged = with_metadata(schema, context.taxonomy.digest)
         draft.tables[name] = write_table(context.storage, path, table, tagged)
-
-
-def _evaluation_table(items: EvaluationItems, answers: Answers, adherence: Adherence) -> pa.Table:
-    """One row a (system, config, prompt), also where a region and the benchmark share both."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for system, ids in answers.ids.items():
-        for i, item in enumerate(items.items):
-            config_id = items.config_of(item).rendered.config_id
-            row = {
-                "system": system,
-                "config_id": config_id,
-                "prompt_id": item.prompt_id,
-                "response_id": ids[i],
-                "prompt_type": item.prompt_type,
-                "h": known(adherence.h[system], i),
-                "s": known(adherence.s[system], i),
-            }
-            rows.setdefault((system, config_id, item.prompt_id), row)
-    return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=EVALUATION)
 
 
 def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -> None:
