@@ -64,8 +64,9 @@ def asked_keys(stored: int, asked: int) -> tuple[list[bytes], int]:
     """Keys to ask for, half of them stored; and how many are missing."""
     parts, rows = max(1, stored // PART_ROWS), min(PART_ROWS, stored)
     each = max(1, asked // 2 // parts)
+    # Copies: a view would keep all keys of its part in memory, and they would count as ours.
     held = np.concatenate(
-        [part_keys(n, rows)[:: max(1, rows // each)][:each] for n in range(parts)]
+        [part_keys(n, rows)[:: max(1, rows // each)][:each].copy() for n in range(parts)]
     )
     failed = sum(
         int((np.arange(0, rows, max(1, rows // each))[:each] % 1000 == 999).sum())
