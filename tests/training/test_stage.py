@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,9 @@ from tests.training.training_world import SETTINGS, TRAINING, remote_storage
 from cosalign.domain.errors import StorageError
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.inference.safety_template import own_template
 from cosalign.store.storage import Storage, open_storage
+from cosalign.training.checkpoints import file_sha256
 from cosalign.training.stage import StageResult, run_stage
 
 pytestmark = pytest.mark.training
@@ -162,6 +165,18 @@ def test_the_stored_model_is_a_whole_model(tiny: ModelFolder, tmp_path: Path) ->
     manifest = json.loads((found.path / "cosalign.json").read_text("utf-8"))
     assert manifest["start"] == tiny.digest
     assert manifest["recipe"]["optimizer"] == "rmsprop"
+    assert manifest["files"] == {
+        path.name: file_sha256(path)
+        for path in found.path.iterdir()
+        if path.name != "cosalign.json"
+    }
+    assert own_template((found.path / "chat_template.jinja").read_text("utf-8")) == (
+        (tiny.path / "chat_template.jinja").read_text("utf-8"),
+        "chat_template.jinja",
+    )
+    assert manifest["hardware"]["processes"] == 1
+    assert manifest["versions"]["trl"] == version("trl")
+    assert set(manifest["code"]) == {"version", "revision", "image"}
 
 
 @pytest.mark.parametrize(("precision", "stage", "dtype"), [

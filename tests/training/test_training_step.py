@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from tests.training.training_world import manifests, run_config, sources
 
+from cosalign.inference.model_manifest import ModelRef, read_model_manifest, verify_model
 from cosalign.inference.models import ModelFolder
 from cosalign.runtime.run_config import dump_run_config
-from cosalign.runtime.step import run_step
+from cosalign.runtime.step import StepManifest, run_step
 from cosalign.store.storage import open_storage
 from cosalign.training.step import TrainingStep
 
@@ -33,6 +34,32 @@ def test_trains_both_stages_and_reports(tiny: ModelFolder, tmp_path: Path) -> No
     assert last < math.log(2)
     curve = json.loads(open_storage(config.storage.root).read_bytes(manifest.files["curve"]))
     assert [entry["step"] for entry in curve["dpo"]] == [1, 2, 3, 4, 5, 6]
+    _check_release(config.storage.root, manifest, tiny)
+
+
+def _check_release(root: str, manifest: StepManifest, base: ModelFolder) -> None:
+    """The model's folder is verified, tells what happened, and holds no text of prompts."""
+    folder = open_storage(manifest.models["dpo"])
+    released = read_model_manifest(folder)
+    verify_model(folder, released)
+    assert manifest.models["dpo"].endswith(released.digest)
+    assert released.base == ModelRef(uri=str(base.path), digest=base.digest)
+    assert manifest.models["sft"].endswith(released.reference)
+    assert released.template_argument == "safety_config"
+    assert released.tables["dpo_records"].sha256 == manifest.tables["dpo_records"].sha256
+    assert [(p.kind, p.pairs, p.renderings) for p in released.configs] == [("categorical", 96, 2)]
+    assert [(s.name, s.licence, s.prompts) for s in released.sources] == [("test", None, 8)]
+    dpo = released.stages["dpo"]
+    assert (dpo.start, dpo.model) == (released.reference, released.digest)
+    assert dpo.first["loss"] == manifest.metrics["first_dpo_loss"]
+    assert dpo.last["loss"] == manifest.metrics["dpo_last_loss"]
+    storage = open_storage(root)
+    for name, file in (("model_card", "README.md"), ("model_manifest", "model-manifest.json")):
+        data = storage.read_bytes(manifest.files[name])
+        assert data == folder.read_bytes(file)
+        world = sources()
+        texts = [*world.prompts["text"].to_pylist(), *world.configs["text"].to_pylist()]
+        assert not [text for text in texts if text in data.decode()]
 
 
 @pytest.mark.training

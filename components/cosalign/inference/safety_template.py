@@ -25,7 +25,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from cosalign.domain.errors import ModelError
 
@@ -108,21 +107,29 @@ def own_template(template: str) -> tuple[str, str] | None:
 
 
 def counted_template(folder: Path) -> str | None:
+    """:func:`counted_sha256` of the template in a model's folder."""
+    return counted_sha256((folder / TEMPLATE_FILE).read_bytes(), _config_bytes(folder))
+
+
+def counted_sha256(template: bytes, tokenizer_config: bytes) -> str | None:
     """SHA-256 of what a model's digest counts as its ``chat_template.jinja``.
 
     It is the template that an exported one was made from; ``None`` where that stands in
     ``tokenizer_config.json``, which is counted by itself. The preamble is compared to the letter
     and the copy with its source, so that nothing else passes for uncounted.
+
+    Args:
+        template: The file's bytes.
+        tokenizer_config: Those of ``tokenizer_config.json``; empty where there is none.
     """
-    data = (folder / TEMPLATE_FILE).read_bytes()
-    own = own_template(data.decode("utf-8", "surrogateescape"))
+    own = own_template(template.decode("utf-8", "surrogateescape"))
     if own is not None:
-        template, source = own
+        text, source = own
         if source == TEMPLATE_FILE:
-            data = template.encode("utf-8", "surrogateescape")
-        elif template == _configured_template(folder):
+            template = text.encode("utf-8", "surrogateescape")
+        elif text == _configured_template(tokenizer_config):
             return None
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(template).hexdigest()
 
 
 def export_template(folder: Path) -> bool:
@@ -146,7 +153,11 @@ def export_template(folder: Path) -> bool:
         return False
     file = folder / TEMPLATE_FILE
     source = TEMPLATE_FILE if file.is_file() else TOKENIZER_CONFIG
-    found = file.read_bytes().decode() if file.is_file() else _configured_template(folder)
+    found = (
+        file.read_bytes().decode()
+        if file.is_file()
+        else _configured_template(_config_bytes(folder))
+    )
     if found is None:
         raise ModelError(
             f"model {folder} has no chat template; put {TEMPLATE_FILE} into its folder"
@@ -157,13 +168,18 @@ def export_template(folder: Path) -> bool:
     return True
 
 
-def _configured_template(folder: Path) -> str | None:
+def _config_bytes(folder: Path) -> bytes:
+    file = folder / TOKENIZER_CONFIG
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _configured_template(tokenizer_config: bytes) -> str | None:
     """The template in ``tokenizer_config.json``; of several named ones the default."""
     try:
-        config: dict[str, Any] = json.loads((folder / TOKENIZER_CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+        config = json.loads(tokenizer_config)
+    except ValueError:
         return None
-    found = config.get("chat_template")
+    found = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(found, list):
         named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
         found = named.get("default")

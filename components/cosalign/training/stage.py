@@ -15,16 +15,17 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import Json, fingerprint
-from cosalign.inference.model_digest import TOKENIZER_FILES
+from cosalign.inference.model_digest import TOKENIZER_FILES, file_hashes
 from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.inference.safety_template import export_template
 from cosalign.runtime.logs import get_logger
 from cosalign.training.checkpoints import CheckpointStore
+from cosalign.training.provenance import training_provenance
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainerSettings, TrainingGroup
@@ -36,7 +37,6 @@ SCHEME = 4
 """Raised when the same rows and settings would train another model."""
 
 MANIFEST = "cosalign.json"
-_LIBRARIES = ("torch", "transformers", "trl", "accelerate")
 _COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 log = get_logger(__name__)
@@ -197,23 +197,27 @@ def _store_model(stage: Stage, model: Any, work: Path) -> str:
     rounded = stage.name == "dpo" and stage.group.precision == "bf16"
     with full_disk_named(work):
         model.to(torch.bfloat16 if rounded else torch.float32).save_pretrained(str(folder))
-    # Byte for byte the base model's, so that the tokenizer's digest stays what it was.
+    # Byte for byte the base model's, so that the tokenizer's digest stays what it was; the exported
+    # template is counted as the one it was made from.
     for name in _COPIED:
         if (stage.start.path / name).is_file():
             shutil.copyfile(stage.start.path / name, folder / name)
+    if not export_template(folder):
+        log.warning("no_template_argument", stage=stage.name, start=stage.start.digest[:12])
     digest = resolve_model(str(folder), stage.cache).digest
     stage.storage.upload_tree(folder, f"models/{digest}")
-    stage.storage.write_bytes(f"models/{digest}/{MANIFEST}", _manifest(stage, digest))
+    stage.storage.write_bytes(f"models/{digest}/{MANIFEST}", _manifest(stage, digest, folder))
     return digest
 
 
-def _manifest(stage: Stage, digest: str) -> bytes:
+def _manifest(stage: Stage, digest: str, folder: Path) -> bytes:
     document = {
         "digest": digest,
         "stage": stage.name,
         "start": stage.start.digest,
         "rows": {"digest": stage.rows.digest, "count": stage.rows.table.num_rows},
         "recipe": stage.recipe,
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "files": file_hashes(folder, stage.cache),
+        **training_provenance(),
     }
     return f"{json.dumps(document, indent=2, sort_keys=True)}\n".encode()

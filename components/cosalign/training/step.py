@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 Curves = dict[str, list[dict[str, float]]]
 
-TABLES = 2
-"""Raised with any change of which tables there are, so that no older result stands in for them."""
+TABLES = 3
+"""Raised with any change of which tables and files there are, so that no older result stands in for
+them."""
 
 
 class TrainingStep:
@@ -47,6 +48,8 @@ class TrainingStep:
             "training": context.config.training.identity(),
             "base": base.digest,
             "tokenizer": base.tokenizer_digest,
+            # The card says it.
+            "use": context.config.prompts.use,
         }
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
@@ -110,6 +113,7 @@ def _trained(
 ) -> Curves:
     from cosalign.inference.hf_tokenizer import load_tokenizer
     from cosalign.training.encode import ChatEncoder, encode_dpo, encode_sft, end_of_turn
+    from cosalign.training.release import TrainedStage, release_model
 
     group, storage = context.config.training, context.storage
     tokenizer = load_tokenizer(base)
@@ -124,6 +128,8 @@ def _trained(
     for name, rows, result in (("sft", sft_rows, sft), ("dpo", dpo_rows, dpo)):
         _report(name, rows, result, context, draft)
     draft.metrics["first_dpo_loss"] = dpo.curve[0]["loss"] if dpo.curve else None
+    stages = {"sft": TrainedStage(sft, sft_rows), "dpo": TrainedStage(dpo, dpo_rows)}
+    release_model(context, base, records, stages, draft)
     return {"sft": sft.curve, "dpo": dpo.curve}
 
 
