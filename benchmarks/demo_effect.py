@@ -111,7 +111,7 @@ def outcomes(
         (r["system"], ids[r["suite"], r["config"]], r["prompt_id"]): r for r in table.to_pylist()
     }
     found: dict[str, tuple[Floats, Floats]] = {}
-    for system in config.evaluation.systems:
+    for system in config.evaluation.system_names:
         rows = [known[system, item.config_id, prompt_id_of(item.prompt)] for item in items]
         h, s = (np.array([np.nan if r[n] is None else r[n] for r in rows]) for n in ("h", "s"))
         found[system] = (h, s)
@@ -209,7 +209,8 @@ def measured(
     folder = run_folder(config, run_id)
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     found = outcomes(config, evaluation_manifest(folder), items)
-    trained = {n: uri for n, uri in summary["models"].items() if n in config.evaluation.systems}
+    systems = config.evaluation.system_names
+    trained = {n: uri for n, uri in summary["models"].items() if n in systems}
     gaps = {name: log_probability_gaps(uri, config, items) for name, uri in trained.items()}
     gaps["ica"] = base_gaps
     result: dict[str, Any] = {

@@ -37,7 +37,7 @@ def test_defaults_fill_everything_in() -> None:
     assert (found.pairing.alpha, found.pairing.beta, found.pairing.gamma) == (1, 30, 10)
     assert (found.training.optimizer, found.training.dpo.beta) == ("rmsprop", 0.1)
     assert (found.training.sft.learning_rate, found.training.sft.max_length) == (5e-7, 640)
-    assert found.evaluation.systems == ("base", "ica", "sft", "dpo")
+    assert found.evaluation.system_names == ("base", "ica", "sft", "dpo")
 
 
 def test_plain_is_json_that_gives_the_same_config_back() -> None:

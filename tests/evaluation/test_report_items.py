@@ -9,6 +9,7 @@ from tests.evaluation.evaluation_world import TAXONOMY
 
 from cosalign.domain.config_rendering import render_categorical
 from cosalign.domain.run_config import EvaluationGroup
+from cosalign.domain.run_config.systems import SYSTEMS
 from cosalign.domain.schemas import RESPONSES
 from cosalign.evaluation.adherence import Adherence
 from cosalign.evaluation.answers import Answers
@@ -16,7 +17,7 @@ from cosalign.evaluation.items import EvaluatedConfig, EvaluationItems, Item
 from cosalign.evaluation.report_items import ShownItem, shown_items
 
 SIZES = (4, 100, 50)
-SETTINGS = EvaluationGroup(systems=("dpo",))
+SETTINGS = EvaluationGroup(systems=(SYSTEMS["dpo"],))
 
 
 def listed(most: int, order: int = 1) -> list[ShownItem]:

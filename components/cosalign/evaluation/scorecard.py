@@ -65,7 +65,7 @@ class Measured:
     @property
     def systems(self) -> tuple[str, ...]:
         """The systems, in the order of the run config."""
-        return self.settings.systems
+        return self.settings.system_names
 
     @property
     def resampling(self) -> Resampling:

@@ -12,18 +12,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
 from cosalign.domain.run_config import RunConfig
 from cosalign.domain.schemas import (
     EVALUATED_CONFIGS,
     EVALUATION,
+    FOLLOWS,
     RESPONSES,
     VERDICTS,
     with_metadata,
 )
-from cosalign.evaluation.adherence import Adherence, judge_answers
-from cosalign.evaluation.answers import Answers, System, generate_answers
+from cosalign.evaluation.adherence import Adherence
+from cosalign.evaluation.answering import answer_and_judge
+from cosalign.evaluation.answers import Answers, System
 from cosalign.evaluation.item_rows import config_rows, item_rows
 from cosalign.evaluation.items import (
     EvaluatedConfig,
@@ -36,6 +37,11 @@ from cosalign.evaluation.model_size import parameter_count
 from cosalign.evaluation.report import Material, render_report
 from cosalign.evaluation.report_items import ShownItem, shown_items
 from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
+from cosalign.evaluation.systems import (
+    TRAINED,
+    open_systems,
+    systems_identity,
+)
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.calibration import scoring_identity
@@ -46,14 +52,11 @@ from cosalign.judging.open_judge import (
     escalation_identity,
     judge_model,
     judging_identity,
-    open_escalation,
     open_judge,
 )
 from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
 from cosalign.store.storage import Storage, read_uri
 from cosalign.store.tables import read_table, write_table
-
-TRAINED = ("sft", "dpo")
 
 
 class EvaluationStep:
@@ -74,6 +77,7 @@ class EvaluationStep:
             "evaluation": config.evaluation.model_dump(mode="json", exclude={"benchmark"}),
             "configs": [_config_identity(region) for region in regions],
             "benchmark": None if benchmark is None else content_sha256(benchmark),
+            "systems": systems_identity(config, context),
             "base": [base.digest, base.tokenizer_digest],
             "judge": judging_identity(config),
             "second_judge": escalation_identity(config),
@@ -87,21 +91,18 @@ class EvaluationStep:
         """Answers and judges what is not in the ledgers yet, then writes tables and report."""
         config = context.config
         items = _items(context)
-        systems = _systems(config, context.inputs["training"])
+        systems = open_systems(config, context.inputs["training"])
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, context.taxonomy, context.storage, host)
             last = _judging_model(config, judge)
-            tokens = config.evaluation.max_tokens
-            answers = generate_answers(host, context.storage, systems, last, items, tokens)
+            done = answer_and_judge(context, host, judge, last, systems, items)
             measured = judge_card(context, host, judge)
-            second = open_escalation(config, context.taxonomy, context.storage, host)
-            adherence = judge_answers(
-                judge, context.taxonomy, items, answers, config.scoring, second
-            )
             draft.counts["engine_starts"] = host.starts
+        answers, adherence = done.answers, done.adherence
         draft.counts["answers_made"] = answers.made
         draft.counts["verdicts_made"] = adherence.made
         draft.counts.update(adherence.counts)
+        draft.counts.update(done.counts)
         draft.metrics.update(adherence.metrics)
         _write_tables(context, draft, items, answers, adherence)
         card = scorecard(Measured(items, adherence, context.taxonomy, config.evaluation))
@@ -152,22 +153,6 @@ def _config_identity(config: EvaluatedConfig) -> Json:
     return [list(config.names), list(config.regions), rendered.config_id, text, question]
 
 
-def _systems(config: RunConfig, training: StepManifest) -> list[System]:
-    names = config.evaluation.systems
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(
-            f"evaluation.systems must name at least one system, each once; found {list(names)}"
-        )
-    return [
-        System(
-            name,
-            _model(config, training.models[name] if name in TRAINED else config.models.base),
-            conditioned=name != "base",
-        )
-        for name in names
-    ]
-
-
 def _write_tables(
     context: StepContext,
     draft: ManifestDraft,
@@ -184,6 +169,8 @@ def _write_tables(
     }
     if adherence.first is not None:
         tables["first_verdicts"] = (adherence.first, VERDICTS)
+    if adherence.follows is not None and adherence.follows.num_rows:
+        tables["follows"] = (adherence.follows, FOLLOWS)
     for name, (table, schema) in tables.items():
         path = f"{context.folder}/{name}.parquet"
         tagged = with_metadata(schema, context.taxonomy.digest)

@@ -114,6 +114,18 @@ def open_model_judge(
     return _model_judge(config, taxonomy, storage, host, model, config.judging.mode)
 
 
+def open_judge_of(
+    config: RunConfig,
+    taxonomy: Taxonomy,
+    storage: Storage,
+    host: EngineHost,
+    model: ModelFolder,
+    mode: str,
+) -> ModelJudge:
+    """A judge that is any model, asked in any mode; arguments as for :func:`open_judge`."""
+    return _model_judge(config, taxonomy, storage, host, model, mode)
+
+
 def answer_forms(mode: str, config: RunConfig, taxonomy: Taxonomy) -> AnswerForms | None:
     """How a judge of some mode is asked; ``None`` where it answers in labels.
 

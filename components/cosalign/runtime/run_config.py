@@ -165,6 +165,12 @@ def _resolved(config: RunConfig) -> RunConfig:
     for generator in raw["synthesis"]["generators"]:
         generator["model"] = _model_address(generator["model"])
         generator["replies"] = _absolute(generator["replies"])
+    for system in raw["evaluation"]["systems"]:
+        # A plain word names a model of the run's own, or a served one.
+        if isinstance(system, dict):
+            system["model"] = _model_address(system["model"])
+            if system["filter"]:
+                system["filter"]["model"] = _model_address(system["filter"]["model"])
     return validated(RunConfig, raw, "run config", ConfigError)
 
 

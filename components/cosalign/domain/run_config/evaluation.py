@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from cosalign.domain.run_config.systems import SYSTEMS, SystemEntry
 from cosalign.domain.validation import StrictModel
 
 
@@ -14,7 +13,9 @@ class EvaluationGroup(StrictModel):
 
     Attributes:
         systems: ``base`` answers without a config, ``ica`` is the base model with the config as
-            system prompt, ``sft`` and ``dpo`` are the trained models with it.
+            system prompt, ``sft`` and ``dpo`` are the trained models with it. Also ``ica_k``,
+            ``cascade``, ``cascade_oracle``, ``best_of_n``, ``served:NAME``, or settings; see
+            :class:`SystemSettings`.
         prompts_per_config: Held-out prompts answered under each of the regions' configs.
         benchmark: A JSONL file of (allowed, risks, prompt) rows in the form of CoSAlign-Test.
         benchmark_rows_per_config: Rows taken a config, balanced over prompt types; all where null.
@@ -26,7 +27,7 @@ class EvaluationGroup(StrictModel):
             folded away. For mild texts only: a report is passed on more freely than a table.
     """
 
-    systems: tuple[Literal["base", "ica", "sft", "dpo"], ...] = ("base", "ica", "sft", "dpo")
+    systems: tuple[SystemEntry, ...] = tuple(SYSTEMS[n] for n in ("base", "ica", "sft", "dpo"))
     prompts_per_config: int = Field(default=50, ge=0)
     benchmark: str | None = None
     benchmark_rows_per_config: int | None = Field(default=None, ge=1)
@@ -35,3 +36,8 @@ class EvaluationGroup(StrictModel):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     seed: int = 0
     report_texts: bool = False
+
+    @property
+    def system_names(self) -> tuple[str, ...]:
+        """What the systems are called, in order."""
+        return tuple(system.name for system in self.systems)
