@@ -40,7 +40,8 @@ DRAWN = [("cards", "exact0"), ("cards", "none0"), ("jokes", "exact1"), ("bread",
 OWN_THRESHOLD = {"financial_crime_theft": 0.2}
 COUNTS = {
     "prompts_read": 9, "prompts_kept": 4, "split_train": 3, "split_held_out": 1,
-    "prompts_contaminated": 2, "labels_made": 4, "engine_starts": 1,
+    "prompts_contaminated": 2, "prompts_duplicate": 3, "prompts_too_long": 0, "labels_made": 4,
+    "engine_starts": 1,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.pairing.card_world import (
     ANSWERS,
     CONFIG_ROWS,
+    COUNTS,
     PROMPT_ROWS,
     PROMPT_TEXT,
     TAXONOMY,
@@ -37,6 +38,12 @@ from cosalign.runtime.step import run_step
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import read_table, write_table
 
+REASONS = {
+    "prompts_duplicate": "duplicates",
+    "prompts_too_long": "too long",
+    "prompts_near_duplicate": "near-duplicates",
+    "prompts_in_rare_label_set": "of a rare label set",
+}
 BY_ID = {response_id(p, a): a for p in PROMPT_ROWS for a in ANSWERS}
 
 
@@ -165,6 +172,14 @@ def test_configs_without_a_pair_are_counted_and_not_listed(tmp_path: Path) -> No
     page = empty.read_bytes(_card_path(empty)).decode()
     assert f"Configs without any pair: {len(card['by_config'])}." in page
     assert "allows no risk" not in page
+
+
+def test_the_funnel_names_each_reason_that_applied(tmp_path: Path) -> None:
+    _, _, page = card_of(tmp_path)
+    lines = re.findall(r"<span>([^<]+)</span><span>([^<]+)</span><svg", page)
+    shown = {label.replace("&#39;", "'"): count for label, count in lines}
+    for name, label in REASONS.items():
+        assert shown.get(label) == (f"{COUNTS[name]:,}" if COUNTS.get(name) else None), label
 
 
 def test_no_pair_at_all_is_said(tmp_path: Path) -> None:

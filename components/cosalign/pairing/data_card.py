@@ -50,7 +50,20 @@ CONTRAST_TITLES = {
 FUNNEL = {
     "Prompts": (
         ("synthesis", "prompts_read", "read"),
+        ("synthesis", "prompts_left_out", "left out by where"),
+        ("synthesis", "prompts_empty", "empty"),
+        ("synthesis", "prompts_duplicate", "duplicates"),
+        ("synthesis", "prompts_contaminated", "in an evaluation set"),
+        ("synthesis", "prompts_near_contaminated", "nearly in one"),
+        ("synthesis", "prompts_too_short", "too short"),
+        ("synthesis", "prompts_too_long", "too long"),
+        ("synthesis", "prompts_near_duplicate", "near-duplicates"),
+        ("synthesis", "prompts_over_limit", "over the limit"),
         ("synthesis", "prompts_kept", "kept"),
+        ("synthesis", "split_unlabelled", "of unknown label"),
+        ("synthesis", "prompts_outside_pool", "outside the pool"),
+        ("synthesis", "prompts_in_rare_label_set", "of a rare label set"),
+        ("synthesis", "prompts_over_label_set_cap", "over a label set's cap"),
         ("synthesis", "split_train", "to train on"),
         ("synthesis", "split_dev", "for choosing checkpoints"),
         ("synthesis", "split_held_out", "held out"),
@@ -66,6 +79,9 @@ FUNNEL = {
     ),
 }
 """Step, count and what the page calls it; parts have scales of their own."""
+SHOWN_AT_ZERO = frozenset({"prompts_read", "prompts_kept", "prompts_contaminated", "split_train",
+                           "split_held_out", "verdicts_unknown", "pairs"})  # fmt: skip
+"""Counts whose being nothing is worth a line; other reasons to leave out show when they applied."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +171,14 @@ def data_card(context: StepContext, pairs: TableRef, counts: Mapping[str, int]) 
 
 
 def _funnel(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[tuple[str, int, float]]]:
-    """By part: label, count, and width in percent of the part's largest; unknown ones left out."""
+    """By part: label, count, and width in percent of the part's largest; what does not apply is left out."""
     found = {}
     for part, entries in FUNNEL.items():
-        known = [(label, counts[s][n]) for s, n, label in entries if n in counts.get(s, {})]
+        known = [
+            (label, counts[step][name])
+            for step, name, label in entries
+            if name in counts.get(step, {}) and (counts[step][name] or name in SHOWN_AT_ZERO)
+        ]
         most = max((count for _, count in known), default=0)
         if most:
             found[part] = [(label, n, round(100 * n / most, 3)) for label, n in known]
