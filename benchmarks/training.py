@@ -1,11 +1,12 @@
 """Training: our SFT and DPO against TRL's own trainers with default settings, in one run.
 
-``make bench-training MODEL=folder``. Same model, rows, optimizer, rate and batch of eight; each
-measurement is a process of its own (so that its peak memory is its own), sides alternate, and
-medians count. Token ids are random; their lengths follow quantiles measured on 77 pairs that the
-small profile made of real prompts with SmolLM2-135M: contexts of 34 to 351 tokens, answers of 9 to
-33. TRL computes its reference in every step; ours is computed once, by answers and not by pairs,
-and stands in the figures as a third of its cost, as over three epochs.
+``make bench-training``, or ``python -m benchmarks.training FOLDER``. Same model, rows in the same
+order, optimizer, rate and batch of eight, and a thread a core; each measurement is a process of its
+own (so that its peak memory is its own), sides alternate, and medians count. Token ids are random;
+their lengths follow quantiles measured on 77 pairs that the small profile made of real prompts with
+SmolLM2-135M: contexts of 34 to 351 tokens, answers of 9 to 33. TRL computes its reference in every
+step; ours is computed once, by answers and not by pairs, and stands in the figures as a third of
+its cost, as over three epochs.
 
 Keys: ``dpo_speedup_vs_trl`` (pairs a second, reference included on both sides),
 ``dpo_peak_memory_ratio`` (ours over TRL's), ``sft_speedup_vs_trl`` (tokens a second),
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from benchmarks.measuring import peak_mib, publish, surroundings, timed
 
 BATCH, STEPS, EPOCHS = 8, 3, 3
 REFERENCE_PAIRS = 160
+# Nothing else should run beside it; make gives one thread, for tests that run side by side.
+THREADS = str(os.cpu_count() or 1)
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 CONTEXT = (34, 52, 63, 139, 262, 316, 351)
 CHOSEN = (25, 32, 32, 32, 32, 32, 33)
@@ -64,7 +67,13 @@ def _ids(rng: np.random.Generator, lengths: tuple[int, ...]) -> list[int]:
 def measured(side: str, stage: str, model: str) -> dict[str, float]:
     """Runs one measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training", model, "--side", side, "--stage", stage]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": THREADS},
+    )
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(side, stage, figures, file=sys.stderr)
     return figures
@@ -124,7 +133,8 @@ def measure(side: str, stage: str, model: str) -> dict[str, float]:
         watch = Stopwatch()
         trainer.add_callback(watch.callback)
         trainer.train()
-        return {"step_seconds": median(watch.seconds[1:]), "peak_mib": peak_mib()}
+        # The mean, since steps hold rows of unlike length; both sides see the same ones.
+        return {"step_seconds": mean(watch.seconds[1:]), "peak_mib": peak_mib()}
 
 
 def _trl(stage: str, model: Path, rows: list[dict[str, Any]], folder: str) -> Any:
@@ -132,7 +142,7 @@ def _trl(stage: str, model: Path, rows: list[dict[str, Any]], folder: str) -> An
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    from cosalign.training.trainers import load_weights
+    from cosalign.training.whole_model import load_weights
 
     class Dpo(trl.DPOTrainer):  # type: ignore[misc]
         """TRL's own, but for tokenising: the rows are ids already."""
@@ -143,7 +153,7 @@ def _trl(stage: str, model: Path, rows: list[dict[str, Any]], folder: str) -> An
     settings = {
         "output_dir": folder, "max_steps": STEPS + 1, "optim": "rmsprop", "learning_rate": 5e-7,
         "report_to": [], "disable_tqdm": True, "save_strategy": "no", "use_cpu": True,
-        "logging_strategy": "no",
+        "logging_strategy": "no", "seed": 0, "data_seed": 0,
     }  # fmt: skip
     common = {
         "model": load_weights(model),
@@ -235,7 +245,7 @@ def main() -> None:
     publish(
         {
             "benchmark": "training",
-            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "threads": int(THREADS),
             **result,
             **versions,
         }

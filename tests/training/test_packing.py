@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cosalign.inference.models import ModelFolder
 from cosalign.training.answer_log_probs import add_answer_head, answer_log_probs, per_answer
 from cosalign.training.packing import PackedCollator, branch_mask, pack
-from cosalign.training.trainers import load_weights
+from cosalign.training.whole_model import load_weights
 
 pytestmark = pytest.mark.training
 

@@ -169,7 +169,7 @@ def test_a_figure_that_is_not_finite_stops_training_and_is_asked_again(
 def test_the_model_gives_what_plain_rows_give(
     tiny: ModelFolder, world: Encoded, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
-    from cosalign.training.trainers import load_weights
+    from cosalign.training.whole_model import load_weights
 
     group = TrainingGroup.model_validate({**TRAINING, "precision": precision})
     found = reference_pass(tiny, open_storage(str(tmp_path)), group).completed(world.dpo)

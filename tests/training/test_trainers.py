@@ -100,7 +100,7 @@ def _dpo_oracle(policy: Any, reference: Any, rows: list[dict[str, Any]], beta: f
 
 
 def test_the_dpo_loss_is_the_papers(tiny: ModelFolder, world: Encoded, tmp_path: Path) -> None:
-    from cosalign.training.trainers import load_weights
+    from cosalign.training.whole_model import load_weights
 
     trainer = _dpo(tiny, world, tmp_path)
     torch.manual_seed(1)
@@ -161,19 +161,14 @@ def test_a_loss_that_is_not_finite_names_its_rows(
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "ACCELERATE_USE_FSDP"])
 def test_a_start_that_speaks_of_more_processes_is_refused(
-    variable: str,
-    tiny: ModelFolder,
-    world: Encoded,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cosalign.training.trainers import require_single_process
+    from cosalign.training.launch import processes_of
 
-    accelerator = _sft(tiny, world, tmp_path).accelerator
-    require_single_process(accelerator)
+    assert processes_of(GROUP) == 1
     monkeypatch.setenv(variable, "2")
-    with pytest.raises(ConfigError, match="one process"):
-        require_single_process(accelerator)
+    with pytest.raises(ConfigError, match="launches its own processes"):
+        processes_of(GROUP)
 
 
 def test_the_recipe_reaches_the_trainer(tiny: ModelFolder, world: Encoded, tmp_path: Path) -> None:

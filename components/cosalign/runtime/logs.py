@@ -52,12 +52,13 @@ def _cut_long_values(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
-def configure_logs(json_lines: bool | None = None) -> None:
+def configure_logs(json_lines: bool | None = None, quiet: bool = False) -> None:
     """Sends logs to standard error: JSON lines in pods, plain lines on a terminal.
 
     Args:
         json_lines: Force one form; by default ``COSALIGN_LOG=json|text``, else what standard error
             is.
+        quiet: Leave out what is no warning; for processes that do what another one reports.
     """
     if json_lines is None:
         wanted = os.environ.get("COSALIGN_LOG", "text" if sys.stderr.isatty() else "json")
@@ -76,7 +77,9 @@ def configure_logs(json_lines: bool | None = None) -> None:
             _cut_long_values,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.WARNING if quiet else logging.INFO
+        ),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )

@@ -13,7 +13,6 @@ import types
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 from trl.kernels import ChunkedLogProbFunction
 
 from cosalign.domain.errors import ModelError
@@ -27,7 +26,8 @@ def add_answer_head(model: Any) -> None:
     """Lets ``model(answer_at=…, labels=…)`` give (log-probabilities, whether it was the likeliest).
 
     Both come as (N,) tensors. Without ``answer_at`` the model's forward is what it was. The work is
-    done inside the forward, so that wrappers which gather weights there (FSDP) work as they should.
+    done inside the forwards of the model and of its output layer, so that wrappers which gather
+    weights when a module is called (FSDP) work as they should.
 
     Raises:
         ModelError: The family scales its logits after the output layer, which is not done here.
@@ -39,6 +39,7 @@ def add_answer_head(model: Any) -> None:
             "scaled in a way that the training code does not know; use a Llama-like model"
         )
     plain_forward = model.forward
+    _let_output_layer_score(model.get_output_embeddings())
 
     def forward(self: Any, *args: Any, answer_at: Any = None, **kwargs: Any) -> Any:
         if answer_at is None:
@@ -46,23 +47,31 @@ def add_answer_head(model: Any) -> None:
         labels_N = kwargs.pop("labels")
         # Looked up on each call: wrappers replace the parts after patching.
         hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        return _scored(self.get_output_embeddings(), hidden[0, answer_at], labels_N)
+        return self.get_output_embeddings()(hidden[0, answer_at], labels=labels_N)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _scored(
-    head: Any,
-    hidden_NH: torch.Tensor,
-    labels_N: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    weight, bias = (
-        w.full_tensor() if isinstance(w, DTensor) else w for w in (head.weight, head.bias)
-    )
-    found = ChunkedLogProbFunction.apply(
-        hidden_NH, weight, bias, labels_N, 1.0, _VOCABULARY_TILE, None, 1.0, ("is_top1",)
-    )
-    return found[0], found[4]
+def _let_output_layer_score(head: Any) -> None:
+    plain_forward = head.forward
+
+    def forward(self: Any, hidden_NH: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        if labels is None:
+            return plain_forward(hidden_NH)
+        found = ChunkedLogProbFunction.apply(
+            hidden_NH,
+            self.weight,
+            self.bias,
+            labels,
+            1.0,
+            _VOCABULARY_TILE,
+            None,
+            1.0,
+            ("is_top1",),
+        )
+        return found[0], found[4]
+
+    head.forward = types.MethodType(forward, head)
 
 
 def answer_log_probs(

@@ -24,13 +24,16 @@ from cosalign.training.encode import CONTEXT, DPO_ANSWERS
 from cosalign.training.packing import PackedCollator
 from cosalign.training.preference_loss import PairLogProbs, PreferenceLoss
 from cosalign.training.reference import REFERENCES
+from cosalign.training.row_order import FILLER
 from cosalign.training.trainers import (
     NamedRows,
     RowObserver,
     common_arguments,
+    filled_dataset,
     load_processing_class,
-    load_weights,
 )
+from cosalign.training.whole_model import adapter_config, load_weights
+from cosalign.training.world import keep_sums_exact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,26 +65,55 @@ class PackedDpo(trl.DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Mean loss of the pairs of the step, on all ranks."""
         pairs, likeliest = _pair_log_probs(model, inputs)
-        losses = self.preference_loss(pairs)
-        self._watch(pairs, likeliest, inputs["answer"])
-        return (losses.mean(), {}) if return_outputs else losses.mean()
+        weights = self.counted(inputs)
+        wanted = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (self.preference_loss(pairs) * weights).sum() / wanted
+        if num_items_in_batch is not None:
+            # The count is of all ranks, and gradients are averaged over them.
+            loss = loss * self.accelerator.num_processes
+        self._watch(pairs, likeliest, weights, inputs["answer"])
+        return (loss, {}) if return_outputs else loss
+
+    def counted(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Weights of the pairs (B,): one, or zero where the row only fills up."""
+        weights: torch.Tensor = (inputs["rows"] != FILLER).float()
+        return weights
 
     @torch.no_grad()
-    def _watch(self, pairs: PairLogProbs, likeliest: torch.Tensor, answer: torch.Tensor) -> None:
+    def _watch(
+        self,
+        pairs: PairLogProbs,
+        likeliest: torch.Tensor,
+        weights: torch.Tensor,
+        answer: torch.Tensor,
+    ) -> None:
         chosen, rejected = self.preference_loss.rewards(pairs)
+        is_chosen = answer % len(DPO_ANSWERS) == 0
         figures = {
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-            "mean_token_accuracy": likeliest[answer % len(DPO_ANSWERS) == 0].float(),
+            "rewards/chosen": (chosen, weights),
+            "rewards/rejected": (rejected, weights),
+            "rewards/margins": (chosen - rejected, weights),
+            "rewards/accuracies": ((chosen > rejected).float(), weights),
+            "mean_token_accuracy": (
+                likeliest.float(),
+                weights[answer // len(DPO_ANSWERS)] * is_chosen,
+            ),
         }
         mode = "train" if self.model.training else "eval"
-        for name, values in figures.items():
-            mean = self.accelerator.gather_for_metrics(values.mean()).mean()
-            self._metrics[mode][name].append(mean.item())
+        sums = torch.stack([torch.stack([(v * w).sum(), w.sum()]) for v, w in figures.values()])
+        for name, (total, count) in zip(
+            figures, self.accelerator.gather(sums[None]).sum(0).tolist(), strict=True
+        ):
+            self._metrics[mode][name].append(total / max(count, 1))
 
 
 def _pair_log_probs(model: Any, inputs: dict[str, Any]) -> tuple[PairLogProbs, torch.Tensor]:
@@ -117,20 +149,22 @@ def dpo_trainer(
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
+    keep_sums_exact(arguments)
     weights = load_weights(model)
     trainer = DpoTrainer(
         model=weights,
         args=arguments,
-        train_dataset=Dataset(rows.table),
+        train_dataset=filled_dataset(rows, group.dpo),
         data_collator=PackedCollator(CONTEXT, DPO_ANSWERS, REFERENCES),
         processing_class=load_processing_class(model),
+        peft_config=adapter_config(group.lora),
     )
     trainer._building = False
     trainer.preference_loss = PreferenceLoss(
         group.dpo.beta, group.dpo.label_smoothing, group.dpo.sft_weight
     )
     add_answer_head(weights)
-    trainer.attach("dpo", rows.names, observer)
+    trainer.attach("dpo", rows, observer)
     return trainer
 
 

@@ -114,7 +114,10 @@ class PackedCollator:
     figures: tuple[str, ...] = ()
 
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The packed micro batch; with ``rows`` (B,) and each of the figures (B,)."""
+        """The packed micro batch; with ``rows`` (B,) and each of the figures (B,).
+
+        A negative row number marks a row that only fills up (see ``row_order``).
+        """
         batch = pack([(row[self.context], [row[name] for name in self.answers]) for row in rows])
         batch["rows"] = torch.tensor([row["row"] for row in rows])
         for name in self.figures:

@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from cosalign.domain.schemas import REFERENCE_LEDGER
 from cosalign.inference.paid_work import PaidWork, Row, complete
 from cosalign.store.ledger import Ledger
 from cosalign.training.encode import CONTEXT, DPO_ANSWERS
+from cosalign.training.ranks import Ranks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +57,7 @@ class ReferencePass:
         dtype: What the scorer computes in; kept beside the key.
         open_scorer: Loads the model; not called where nothing is missing.
         batch_tokens: Tokens of one forward pass at most, unless one context needs more.
+        ranks: Who shares the work; each rank computes other contexts and writes parts of its own.
     """
 
     model: ModelFolder
@@ -63,6 +65,7 @@ class ReferencePass:
     dtype: str
     open_scorer: Callable[[], AbstractContextManager[Scorer]]
     batch_tokens: int
+    ranks: Ranks = field(default_factory=Ranks)
 
     def completed(self, rows: Rows) -> pa.Table:
         """The rows' table with :data:`REFERENCES` columns, in float64.
@@ -74,6 +77,9 @@ class ReferencePass:
         contexts = table[CONTEXT].to_pylist()
         answers = [table[name].to_pylist() for name in DPO_ANSWERS]
         wanted = [(c, a) for column in answers for c, a in zip(contexts, column, strict=True)]
+        if self.ranks.world > 1:
+            self._paid(_share_of(wanted, self.ranks))
+            self.ranks.wait()
         found = self._paid(wanted).rows
         figures = found["log_prob"].to_numpy(zero_copy_only=False)
         named = [rows.names[row] for row in table["row"].to_pylist()]
@@ -128,6 +134,15 @@ def reference_ledger(storage: Storage) -> Ledger:
 def reference_key(model: ModelFolder, context: Sequence[int], answer: Sequence[int]) -> bytes:
     """Identity of one reference log-probability, 16 bytes."""
     return row_key("reference", [model.digest, list(context), list(answer)])
+
+
+def _share_of(
+    wanted: list[tuple[list[int], list[int]]], ranks: Ranks
+) -> list[tuple[list[int], list[int]]]:
+    """A rank's share by whole contexts: it follows from the rows alone, so that no two overlap."""
+    contexts = sorted({tuple(context) for context, _ in wanted}, key=lambda ids: (len(ids), ids))
+    own = set(ranks.share(contexts))
+    return [(context, answer) for context, answer in wanted if tuple(context) in own]
 
 
 def _batches(

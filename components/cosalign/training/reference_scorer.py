@@ -15,8 +15,10 @@ import torch
 
 from cosalign.training.answer_log_probs import add_answer_head, answer_log_probs, per_answer
 from cosalign.training.packing import Example, pack
+from cosalign.training.ranks import this_process
 from cosalign.training.reference import ReferencePass, Scorer
-from cosalign.training.trainers import free_memory, load_weights
+from cosalign.training.trainers import free_memory
+from cosalign.training.whole_model import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,7 @@ def reference_pass(model: ModelFolder, storage: Storage, group: TrainingGroup) -
         dtype=group.precision,
         open_scorer=partial(_open_scorer, model.path, group.precision == "bf16"),
         batch_tokens=group.dpo.micro_batch_size * group.dpo.max_length,
+        ranks=this_process(),
     )
 
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 import trl
-from datasets import Dataset
 
 from cosalign.training.answer_log_probs import add_answer_head, answer_log_probs
 from cosalign.training.encode import CONTEXT, SFT_ANSWERS
 from cosalign.training.packing import PackedCollator
+from cosalign.training.row_order import FILLER
 from cosalign.training.trainers import (
     NamedRows,
     RowObserver,
     common_arguments,
+    filled_dataset,
     load_processing_class,
-    load_weights,
 )
+from cosalign.training.whole_model import adapter_config, load_weights
+from cosalign.training.world import keep_sums_exact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +36,7 @@ if TYPE_CHECKING:
 class PackedSft(trl.SFTTrainer):  # type: ignore[misc]
     """TRL's trainer on packed rows of token ids."""
 
-    # The labels of a packed row are the answer tokens themselves; none is shifted away.
-    _loss_shifts_labels = False
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
     def compute_loss(
@@ -46,17 +46,24 @@ class PackedSft(trl.SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Mean negative log-probability of the step's answer tokens."""
+        """Mean negative log-probability of the answer tokens of the step, on all ranks."""
         log_probs, likeliest = answer_log_probs(model, inputs)
-        tokens = len(log_probs) if num_items_in_batch is None else num_items_in_batch
-        loss = -log_probs.sum() / tokens
+        weights = self.counted(inputs)
+        tokens = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = -(log_probs * weights).sum() / tokens
         if num_items_in_batch is not None:
             # The count is of all ranks, and gradients are averaged over them.
             loss = loss * self.accelerator.num_processes
         mode = "train" if self.model.training else "eval"
-        accuracy = self.accelerator.gather_for_metrics(likeliest.float().mean()).mean()
-        self._metrics[mode]["mean_token_accuracy"].append(accuracy.item())
+        right = torch.stack([(likeliest * weights).sum(), weights.sum()])
+        right, scored = self.accelerator.gather(right[None]).sum(0).tolist()
+        self._metrics[mode]["mean_token_accuracy"].append(right / max(scored, 1))
         return (loss, {}) if return_outputs else loss
+
+    def counted(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Weights of the answer tokens (N,): one, or zero where the row only fills up."""
+        weights: torch.Tensor = (inputs["rows"] != FILLER)[inputs["answer"]].float()
+        return weights
 
 
 class SftTrainer(NamedRows, PackedSft):
@@ -76,14 +83,16 @@ def sft_trainer(
         observer: Told the rows of every micro batch.
     """
     arguments = trl.SFTConfig(**common_arguments(group, group.sft, folder))
+    keep_sums_exact(arguments)
     weights = load_weights(model)
     trainer = SftTrainer(
         model=weights,
         args=arguments,
-        train_dataset=Dataset(rows.table),
+        train_dataset=filled_dataset(rows, group.sft),
         data_collator=PackedCollator(CONTEXT, SFT_ANSWERS),
         processing_class=load_processing_class(model),
+        peft_config=adapter_config(group.lora),
     )
     add_answer_head(weights)
-    trainer.attach("sft", rows.names, observer)
+    trainer.attach("sft", rows, observer)
     return trainer

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosalign.domain.errors import DataError
+from cosalign.domain.errors import CosalignError, DataError
 from cosalign.domain.fingerprint import Json, fingerprint
 from cosalign.inference.model_digest import TOKENIZER_FILES, file_hashes
 from cosalign.inference.models import ModelFolder, resolve_model
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cosalign.training.encode import Rows
     from cosalign.training.trainers import RowObserver
 
-SCHEME = 4
+SCHEME = 5
 """Raised when the same rows and settings would train another model."""
 
 MANIFEST = "cosalign.json"
@@ -91,12 +91,24 @@ class Stage:
     @property
     def recipe(self) -> dict[str, Json]:
         """The settings that change what is learnt. How often is saved does not."""
+        lora = {"lora": self.group.lora.model_dump(mode="json")} if self.group.lora else {}
         return {
             **self.settings.identity(),
             "optimizer": self.group.optimizer,
             "precision": self.group.precision,
             "seed": self.group.seed,
+            **lora,
         }
+
+    @property
+    def folder(self) -> str:
+        """Storage folder of the result, and of all that leads to it."""
+        return f"training/{self.name}/{self.fingerprint}"
+
+    @property
+    def work(self) -> Path:
+        """A local folder, named after the stage: what a kill left there goes when it runs again."""
+        return self.cache / "training" / self.fingerprint[:32]
 
     @property
     def fingerprint(self) -> str:
@@ -114,28 +126,37 @@ class Stage:
 
 
 def run_stage(stage: Stage) -> StageResult:
-    """Trains, or finds the model already trained."""
-    folder = f"training/{stage.name}/{stage.fingerprint}"
-    # Named after the stage, so that what a kill left here goes when the stage runs again.
-    work = stage.cache / "training" / stage.fingerprint[:32]
-    shutil.rmtree(work, ignore_errors=True)
-    checkpoints = CheckpointStore(stage.storage, f"{folder}/checkpoints", work)
-    result = _stored_result(stage.storage, f"{folder}/result.json")
+    """Trains, in as many processes as asked for, or finds the model already trained."""
+    result = _stored_result(stage)
+    shutil.rmtree(stage.work, ignore_errors=True)
     if result is not None:
         log.info("stage_reused", stage=stage.name, model=result.digest[:12], steps=result.steps)
     else:
-        work.mkdir(parents=True)
+        stage.work.mkdir(parents=True)
         try:
-            result = _trained(stage, checkpoints, work)
+            result = _trained_by_all(stage)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-        document = json.dumps(asdict(result), sort_keys=True).encode()
-        stage.storage.write_bytes(f"{folder}/result.json", document)
-    checkpoints.clear()
+            shutil.rmtree(stage.work, ignore_errors=True)
+    CheckpointStore(stage.storage, f"{stage.folder}/checkpoints", stage.work).clear()
     return result
 
 
-def _stored_result(storage: Storage, path: str) -> StageResult | None:
+def _trained_by_all(stage: Stage) -> StageResult:
+    from cosalign.training.launch import launched, processes_of
+
+    processes = processes_of(stage.group)
+    if processes == 1:
+        train_stage(stage)
+    else:
+        launched(stage, processes)
+    result = _stored_result(stage)
+    if result is None:
+        raise CosalignError(f"the {stage.name} stage ended and left no result; this is a defect")
+    return result
+
+
+def _stored_result(stage: Stage) -> StageResult | None:
+    storage, path = stage.storage, f"{stage.folder}/result.json"
     if storage.stat(path) is None:
         return None
     try:
@@ -147,35 +168,52 @@ def _stored_result(storage: Storage, path: str) -> StageResult | None:
     return result if storage.stat(f"{result.model}/{MANIFEST}") is not None else None
 
 
-def _trained(stage: Stage, checkpoints: CheckpointStore, work: Path) -> StageResult:
+def train_stage(stage: Stage) -> None:
+    """Trains as one of the processes that do; the first of them stores model and result."""
+    from cosalign.training.ranks import this_process
     from cosalign.training.trainers import curve_of, free_memory, quiet_libraries, train
-    from cosalign.training.weight_change import changed_share
 
     with quiet_libraries():
-        trainer = _trainer(stage, checkpoints.folder)
-        train(trainer, stage.name, checkpoints)
-        digest = _store_model(stage, trainer.accelerator.unwrap_model(trainer.model), work)
+        trainer = _trainer(stage, _checkpoints(stage).folder)
+        model = train(trainer, stage, _checkpoints(stage))
+        digest = _store_model(stage, model) if model is not None else ""
     steps, curve = int(trainer.state.global_step), curve_of(trainer)
     # The next stage needs the room of this one's weights and optimizer.
-    del trainer
+    del trainer, model
     free_memory()
-    changed = changed_share(stage.start.path, work / "model")
+    if digest:
+        _store_result(stage, digest, steps, curve)
+    this_process().wait()
+
+
+def _checkpoints(stage: Stage) -> CheckpointStore:
+    """Sharded checkpoints are of another form, and no start for a whole model, nor the reverse."""
+    from cosalign.training.ranks import this_process
+    from cosalign.training.world import shards
+
+    form = "checkpoints/sharded" if shards(stage.group, this_process()) else "checkpoints"
+    return CheckpointStore(stage.storage, f"{stage.folder}/{form}", stage.work)
+
+
+def _store_result(stage: Stage, digest: str, steps: int, curve: list[dict[str, float]]) -> None:
+    from cosalign.training.weight_change import changed_share
+
+    changed = changed_share(stage.start.path, stage.work / "model")
     log.info(
         "stage_trained", stage=stage.name, steps=steps, model=digest[:12], changed=round(changed, 4)
     )
-    return StageResult(f"models/{digest}", digest, steps, changed, curve)
+    result = StageResult(f"models/{digest}", digest, steps, changed, curve)
+    document = json.dumps(asdict(result), sort_keys=True).encode()
+    stage.storage.write_bytes(f"{stage.folder}/result.json", document)
 
 
 def _trainer(stage: Stage, folder: Path) -> Any:
-    if stage.name == "dpo":
-        from cosalign.training.dpo import dpo_trainer
-
-        return dpo_trainer(
-            stage.start.path, _with_references(stage), stage.group, folder, stage.observer
-        )
+    from cosalign.training.dpo import dpo_trainer
     from cosalign.training.sft import sft_trainer
 
-    return sft_trainer(stage.start.path, stage.rows, stage.group, folder, stage.observer)
+    make = dpo_trainer if stage.name == "dpo" else sft_trainer
+    rows = _with_references(stage) if stage.name == "dpo" else stage.rows
+    return make(stage.start.path, rows, stage.group, folder, stage.observer)
 
 
 def _with_references(stage: Stage) -> Rows:
@@ -187,15 +225,15 @@ def _with_references(stage: Stage) -> Rows:
     return replace(rows, table=found)
 
 
-def _store_model(stage: Stage, model: Any, work: Path) -> str:
+def _store_model(stage: Stage, model: Any) -> str:
     """Stores the model as ``models/<digest>`` and gives the digest."""
     import torch
 
     from cosalign.training.trainers import full_disk_named
 
-    folder = work / "model"
+    folder = stage.work / "model"
     rounded = stage.name == "dpo" and stage.group.precision == "bf16"
-    with full_disk_named(work):
+    with full_disk_named(stage.work):
         model.to(torch.bfloat16 if rounded else torch.float32).save_pretrained(str(folder))
     # Byte for byte the base model's, so that the tokenizer's digest stays what it was; the exported
     # template is counted as the one it was made from.

@@ -13,6 +13,7 @@ from cosalign.domain.errors import UserError
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.progress import INTERVAL_SECONDS, Progress
 from cosalign.training.checkpoints import CheckpointStore
+from cosalign.training.ranks import this_process
 
 log = get_logger(__name__)
 
@@ -62,5 +63,10 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Makes the checkpoint count."""
-        self._checkpoints.publish(state.global_step)
-        log.info("checkpoint_stored", stage=self._stage, step=state.global_step)
+        ranks = this_process()
+        # Each rank has written its own files; what counts is all of them.
+        ranks.wait()
+        if ranks.first:
+            self._checkpoints.publish(state.global_step)
+            log.info("checkpoint_stored", stage=self._stage, step=state.global_step)
+        ranks.wait()

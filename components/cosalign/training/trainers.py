@@ -2,9 +2,9 @@
 
 TRL's trainers are used as they are, with four additions. Batches carry row numbers, so that a
 non-finite loss stops the run and names the rows before the optimizer or a checkpoint sees it.
-Checkpoints go to storage. Progress is log lines. And the world is asserted: launchers that should
-have started several processes have been seen to start one, or several unconnected ones, with exit
-code 0.
+Checkpoints go to storage. Progress is log lines. And a step's loss is a sum over all ranks and
+micro batches by what it is a mean of (answer tokens, pairs), so that how rows are spread over them
+changes nothing.
 
 Heavy: import this module only once training is certain.
 """
@@ -23,12 +23,19 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from cosalign.domain.errors import ConfigError, StorageError, UserError
+from cosalign.domain.errors import StorageError, UserError
 from cosalign.training.checkpoints import KEPT, CheckpointStore
+from cosalign.training.cpu_sharding import cpu_sharding_admitted
+from cosalign.training.ranks import this_process
+from cosalign.training.row_order import FILLER, RealRowsFirst, filled_up
 from cosalign.training.stage_callback import StageCallback
+from cosalign.training.whole_model import checkpoint_model, gathered_model
+from cosalign.training.world import ShardingProof, require_world, sharding_arguments, shards
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainerSettings, TrainingGroup
+    from cosalign.training.encode import Rows
+    from cosalign.training.stage import Stage
 
 RowObserver = Callable[[list[int]], None]
 """Called with the row numbers of every micro batch; tests compare orders with it."""
@@ -45,10 +52,33 @@ class NamedRows:
     stage = ""
     names: Sequence[str] = ()
     observer: RowObserver | None = None
+    real_rows = 0
+    counted: Callable[[dict[str, Any]], torch.Tensor]
+    """What a micro batch's loss is a mean of, as weights of 0 or 1; the trainer's method."""
 
-    def attach(self, stage: str, names: Sequence[str], observer: RowObserver | None) -> None:
+    # The losses divide by what ``_get_num_items_in_batch`` counts, over the whole step.
+    loss_is_scaled_for_ga = True
+
+    def attach(self, stage: str, rows: Rows, observer: RowObserver | None) -> None:
         """Says what the rows are; call it once the trainer is made."""
-        self.stage, self.names, self.observer = stage, names, observer
+        self.stage, self.names, self.observer = stage, rows.names, observer
+        self.real_rows = rows.table.num_rows
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: Any) -> Any:
+        count = torch.stack([self.counted(each).sum() for each in batch_samples]).sum()
+        return self.accelerator.gather(count.to(device)).sum()  # type: ignore[attr-defined]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RealRowsFirst:  # noqa: ARG002
+        rows = len(self.train_dataset)  # type: ignore[attr-defined]
+        return RealRowsFirst(self.real_rows, rows, self.args.data_seed)  # type: ignore[attr-defined]
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The trainer's, with FSDP to choose from on a CPU too."""
+        with cpu_sharding_admitted():
+            super().create_accelerator_and_postprocess()  # type: ignore[misc]
+
+    def _send_telemetry(self) -> None:
+        """None: TRL would tell its makers of every trainer that is made."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -61,10 +91,10 @@ class NamedRows:
             model, inputs, *args, **kwargs
         )
         if not torch.isfinite(loss):
+            named = ", ".join(self.names[row] for row in rows if row != FILLER)
             raise UserError(
-                f"the {self.stage} loss is not finite in rows "
-                f"{', '.join(self.names[row] for row in rows)} (prompt/config); nothing of this "
-                f"step was kept. Lower training.{self.stage}.learning_rate, or look at these rows"
+                f"the {self.stage} loss is not finite in rows {named} (prompt/config); nothing of "
+                f"this step was kept. Lower training.{self.stage}.learning_rate, or look at them"
             )
         return loss
 
@@ -79,12 +109,16 @@ def common_arguments(
 
     ``max_length`` is none: rows that are too long were set aside, so nothing may be cut.
     """
+    ranks = this_process()
+    recompute = recomputes(group)
     return {
+        **sharding_arguments(group, ranks, recompute),
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size
+        // (settings.micro_batch_size * ranks.world),
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": _SCHEDULES[settings.schedule],
         "warmup_steps": settings.warmup_steps,
@@ -95,8 +129,7 @@ def common_arguments(
         "fp16": False,
         # transformers refuses bf16 without a GPU unless the CPU is asked for by name.
         "use_cpu": not torch.cuda.is_available(),
-        # Recomputing activations buys memory, which a GPU lacks and a CPU machine does not.
-        "gradient_checkpointing": torch.cuda.is_available(),
+        "torch_compile": group.compile,
         "max_length": None,
         "pad_to_multiple_of": None,
         "seed": group.seed,
@@ -111,6 +144,13 @@ def common_arguments(
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+
+
+def filled_dataset(rows: Rows, settings: TrainerSettings) -> Any:
+    """The rows as TRL takes them, filled up so that ranks take equally many micro batches."""
+    from datasets import Dataset
+
+    return Dataset(filled_up(rows.table, settings.micro_batch_size * this_process().world))
 
 
 @contextmanager
@@ -131,32 +171,10 @@ def quiet_libraries() -> Iterator[None]:
             os.environ["TQDM_DISABLE"] = before
 
 
-def require_single_process(accelerator: Any) -> None:
-    """Refuses any hint of a distributed start; this version trains in one process.
-
-    Raises:
-        ConfigError: A launcher's environment, or accelerate itself, speaks of more than one.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    sharded = [n for n in os.environ if n in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")]
-    kind = str(accelerator.distributed_type).rpartition(".")[2]
-    if launched != 1 or sharded or accelerator.num_processes != 1 or kind != "NO":
-        raise ConfigError(
-            f"training runs in one process, and this start speaks of more (WORLD_SIZE={launched}, "
-            f"processes {accelerator.num_processes}, type {kind}, {', '.join(sharded) or 'no'} "
-            "sharding variables); start it with plain python"
-        )
-
-
-def load_weights(folder: Path) -> Any:
-    """The model with fp32 weights: steps of 5e-7 vanish in bf16 ones."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-    )
+def recomputes(group: TrainingGroup) -> bool:
+    """Whether activations are recomputed: as asked, else where there is a GPU, to save memory."""
+    asked = group.activation_checkpointing
+    return torch.cuda.is_available() if asked is None else asked
 
 
 def load_processing_class(folder: Path) -> Any:
@@ -166,28 +184,35 @@ def load_processing_class(folder: Path) -> Any:
     )
 
 
-def train(trainer: Any, stage: str, checkpoints: CheckpointStore) -> None:
-    """Runs a trainer from the newest whole checkpoint to the end."""
-    require_single_process(trainer.accelerator)
+def train(trainer: Any, stage: Stage, checkpoints: CheckpointStore) -> Any:
+    """Runs a trainer from the newest whole checkpoint to the end.
+
+    Returns:
+        The trained model, plain and whole, on the first rank; ``None`` on the others.
+    """
+    ranks = this_process()
+    require_world(trainer.accelerator, stage.group, ranks.world)
     trainer.remove_callback(transformers.PrinterCallback)
-    newest = checkpoints.newest()
+    trainer.add_callback(ShardingProof(shards(stage.group, ranks)))
+    newest = ranks.agreed(checkpoints.newest() if ranks.first else None)
     if newest is not None and _restored_finished(trainer, newest):
-        return
+        return checkpoint_model(newest, stage.start.path, stage.group) if ranks.first else None
     with ExitStack() as stack:
-        trainer.add_callback(StageCallback(stage, checkpoints, stack))
+        trainer.add_callback(StageCallback(stage.name, checkpoints, stack))
         stack.enter_context(full_disk_named(checkpoints.folder))
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    return gathered_model(trainer, stage.start.path, stage.group)
 
 
 def _restored_finished(trainer: Any, checkpoint: Path) -> bool:
-    """Whether a checkpoint is that of the last step; if so, its model and state are taken.
+    """Whether a checkpoint is that of the last step; if so, its state is taken.
 
     transformers 5.19, resumed there in the middle of an epoch, trains one step too many.
     """
     state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step < state.max_steps:
         return False
-    trainer.state, trainer.model = state, load_weights(checkpoint)
+    trainer.state = state
     return True
 
 

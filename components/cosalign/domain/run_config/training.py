@@ -65,7 +65,32 @@ class DpoSettings(TrainerSettings):
     sft_weight: float = Field(default=0.0, ge=0)
 
 
+class LoraSettings(StrictModel):
+    """Low-rank adapters on all linear layers of the blocks, merged into the weights at the end.
+
+    Attributes:
+        rank: Width of an adapter.
+        alpha: Its output is scaled by ``alpha / rank``.
+    """
+
+    rank: int = Field(default=32, ge=1)
+    alpha: int = Field(default=16, ge=1)
+
+
 SftTarget = Literal["lowest_error", "last"]
+Sharding = Literal["full", "none"]
+
+HOW_NOT_WHAT = frozenset(
+    {
+        "processes",
+        "sharding",
+        "activation_checkpointing",
+        "compile",
+        "grace_seconds",
+        "save_mib_per_second",
+    }
+)
+"""Settings of the group that decide how a model is computed, and not which."""
 
 
 class TrainingGroup(StrictModel):
@@ -81,6 +106,13 @@ class TrainingGroup(StrictModel):
             ``lowest_error``, or the ``last`` in the order of pairs, as the paper's code does, which
             throws away what the error score knows.
         seed: Seed of the data order.
+        lora: Trains adapters and not all weights, for small budgets; null trains all.
+        processes: Processes that train together; one for each visible GPU where null, one without.
+        sharding: With several processes, ``full`` shards weights, gradients and optimizer (FSDP2);
+            ``none`` keeps all of them in every process (DDP).
+        activation_checkpointing: Recomputes each block in the backward pass, for memory; where null
+            it is done on GPUs whose memory asks for it.
+        compile: Compiles the model with ``torch.compile``.
         grace_seconds: Time between SIGTERM and SIGKILL, as the cluster grants it
             (``terminationGracePeriodSeconds``). A checkpoint is made in it where it fits.
         save_mib_per_second: How fast a checkpoint is taken to be stored, until one was timed.
@@ -92,11 +124,28 @@ class TrainingGroup(StrictModel):
     dpo: DpoSettings = DpoSettings()
     sft_target: SftTarget = "lowest_error"
     seed: int = 0
+    lora: LoraSettings | None = None
+    processes: int | None = Field(default=None, ge=1)
+    sharding: Sharding = "full"
+    activation_checkpointing: bool | None = None
+    compile: bool = False
     grace_seconds: float = Field(default=30.0, ge=0)
     save_mib_per_second: float = Field(default=64.0, gt=0)
 
+    @model_validator(mode="after")
+    def _is_shared_out(self) -> Self:
+        for name, stage in (("sft", self.sft), ("dpo", self.dpo)):
+            share = stage.micro_batch_size * (self.processes or 1)
+            if stage.batch_size % share:
+                raise ValueError(
+                    f"{name}.batch_size {stage.batch_size} is no multiple of {share}, "
+                    f"micro_batch_size {stage.micro_batch_size} in {self.processes} processes"
+                )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The settings that change what is learnt, as plain JSON."""
-        timing = {"grace_seconds", "save_mib_per_second"}
         stages = {"sft": self.sft.identity(), "dpo": self.dpo.identity()}
-        return {**self.model_dump(mode="json", exclude={"sft", "dpo", *timing}), **stages}
+        # Left out where there are none, so that full fine-tuning keeps its identity.
+        left_out = {"sft", "dpo", *HOW_NOT_WHAT, *(() if self.lora else ("lora",))}
+        return {**self.model_dump(mode="json", exclude=left_out), **stages}

@@ -1,0 +1,178 @@
+"""Starts the ranks of a stage, waits for them, and turns their end into one error.
+
+On GPUs ``accelerate launch`` starts them, by a config made here from the recipe and thrown away
+afterwards; on a CPU, where that launcher starts one process whatever it is told, ``torchrun`` does.
+Either kills the other ranks when one has died. The step itself stays outside: it holds no GPU, and
+what it does before and after (joining, encoding, reporting) is done once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosalign.domain.errors import (
+    EXIT_RETRY,
+    EXIT_USER,
+    ConfigError,
+    CosalignError,
+    TransientError,
+    UserError,
+)
+from cosalign.domain.yaml_text import dump_yaml
+from cosalign.runtime.logs import get_logger
+from cosalign.training.rank import end_with_parent
+from cosalign.training.stage_order import withdraw_order, write_order
+
+if TYPE_CHECKING:
+    from cosalign.domain.run_config import TrainingGroup
+    from cosalign.training.stage import Stage
+
+SHUTDOWN_SECONDS = 600
+"""How long ranks that were told to stop may take; a checkpoint of a large model takes minutes."""
+
+log = get_logger(__name__)
+
+
+def processes_of(group: TrainingGroup) -> int:
+    """How many processes train: as asked, else one for each visible GPU, else one.
+
+    Raises:
+        ConfigError: This process was launched as one of several, or a batch cannot be shared out
+            to the GPUs evenly.
+    """
+    _require_plain_start()
+    if group.processes is not None:
+        return group.processes
+    import torch
+
+    processes = max(torch.cuda.device_count(), 1)
+    for name, stage in (("sft", group.sft), ("dpo", group.dpo)):
+        if stage.batch_size % (stage.micro_batch_size * processes):
+            raise ConfigError(
+                f"training.{name}.batch_size {stage.batch_size} cannot be shared out to "
+                f"{processes} GPUs with a micro_batch_size of {stage.micro_batch_size}; change one "
+                "of them, or set training.processes"
+            )
+    return processes
+
+
+def _require_plain_start() -> None:
+    """Two training steps in one world would each do all of it, and write over one another."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    sharded = [n for n in os.environ if n in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")]
+    if launched != 1 or sharded:
+        raise ConfigError(
+            f"the training step launches its own processes, and was launched as one of several "
+            f"(WORLD_SIZE={launched}, {', '.join(sharded) or 'no'} sharding variables); start it "
+            "with plain python, and set training.processes"
+        )
+
+
+def launched(stage: Stage, processes: int) -> None:
+    """Trains a stage in several processes on this machine.
+
+    Raises:
+        CosalignError: A rank failed; the error is of the kind that the rank met.
+    """
+    import torch
+
+    write_order(stage)
+    reports = stage.work / "reports"
+    reports.mkdir()
+    rank = ["--storage", stage.storage.uri, "--folder", stage.folder, "--cache", str(stage.cache)]
+    rank += ["--processes", str(processes), "--reports", str(reports)]
+    start = _accelerate(stage, processes) if torch.cuda.is_available() else _torchrun(processes)
+    log.info("ranks_starting", stage=stage.name, processes=processes, launcher=start[2])
+    code = _run([*start, "-m", "cosalign.training.rank", *rank])
+    withdraw_order(stage)
+    if code:
+        raise _failure(reports, code)
+
+
+def accelerate_config(group: TrainingGroup, processes: int, recompute: bool) -> dict[str, Any]:
+    """What ``accelerate launch`` reads, for GPUs of one machine."""
+    from cosalign.training.world import fsdp_config
+
+    sharded = group.sharding == "full"
+    prefixed = {f"fsdp_{name}": value for name, value in fsdp_config(recompute).items()}
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "FSDP" if sharded else "MULTI_GPU",
+        "mixed_precision": "bf16" if group.precision == "bf16" else "no",
+        "num_machines": 1,
+        "machine_rank": 0,
+        "num_processes": processes,
+        "main_process_port": 0,
+        "use_cpu": False,
+        **({"fsdp_config": prefixed} if sharded else {}),
+    }
+
+
+def _accelerate(stage: Stage, processes: int) -> list[str]:
+    from cosalign.training.trainers import recomputes
+
+    path = stage.work / "accelerate.yaml"
+    config = accelerate_config(stage.group, processes, recomputes(stage.group))
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+
+
+def _torchrun(processes: int) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", str(processes), "--max-restarts", "0",
+    ]  # fmt: skip
+
+
+def _run(command: list[str]) -> int:
+    env = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
+    process = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
+        command,
+        env=env,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509
+    )
+    with _terminations_passed_on(process):
+        return process.wait()
+
+
+@contextmanager
+def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """A SIGTERM to the step goes to the ranks, who may save first; then the step ends as before."""
+    received: list[int] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if received:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _failure(reports: Path, code: int) -> CosalignError:
+    """The first failure that a rank wrote down, as an error of its kind."""
+    found = [json.loads(path.read_bytes()) for path in reports.glob("*.json")]
+    if not found:
+        return TransientError(
+            f"a training process died without a word (launcher's exit code {code}), by a signal "
+            "or for want of memory; the last whole checkpoint is kept, run again to go on"
+        )
+    first = min(found, key=lambda report: int(report["time"]))
+    kinds = {EXIT_USER: UserError, EXIT_RETRY: TransientError}
+    return kinds.get(first["exit_code"], CosalignError)(first["message"])
