@@ -90,12 +90,12 @@ def launched(stage: Stage, processes: int) -> None:
     reports.mkdir()
     rank = ["--storage", stage.storage.uri, "--folder", stage.folder, "--cache", str(stage.cache)]
     rank += ["--processes", str(processes), "--reports", str(reports)]
-    start = _accelerate(stage, processes) if torch.cuda.is_available() else _torchrun(processes)
+    start = _accelerate(stage, processes) if torch.cuda.is_available() else torchrun(processes)
     log.info("ranks_starting", stage=stage.name, processes=processes, launcher=start[2])
     code = _run([*start, "-m", "cosalign.training.rank", *rank])
     withdraw_order(stage)
     if code:
-        raise _failure(reports, code)
+        raise failure_of(reports, code)
 
 
 def accelerate_config(group: TrainingGroup, processes: int, recompute: bool) -> dict[str, Any]:
@@ -126,7 +126,8 @@ def _accelerate(stage: Stage, processes: int) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
 
 
-def _torchrun(processes: int) -> list[str]:
+def torchrun(processes: int) -> list[str]:
+    """The command that starts processes on this machine, but for what they run."""
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         "--nproc-per-node", str(processes), "--max-restarts", "0",
@@ -165,8 +166,13 @@ def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _failure(reports: Path, code: int) -> CosalignError:
-    """The first failure that a rank wrote down, as an error of its kind."""
+def failure_of(reports: Path, code: int) -> CosalignError:
+    """The first failure that a rank wrote down, as an error of its kind.
+
+    Args:
+        reports: The folder that ranks write to.
+        code: The launcher's exit code.
+    """
     found = [json.loads(path.read_bytes()) for path in reports.glob("*.json")]
     if not found:
         return TransientError(

@@ -78,7 +78,7 @@ class ReferencePass:
         answers = [table[name].to_pylist() for name in DPO_ANSWERS]
         wanted = [(c, a) for column in answers for c, a in zip(contexts, column, strict=True)]
         if self.ranks.world > 1:
-            self._paid(_share_of(wanted, self.ranks))
+            self._paid(share_of(wanted, self.ranks))
             self.ranks.wait()
         found = self._paid(wanted).rows
         figures = found["log_prob"].to_numpy(zero_copy_only=False)
@@ -136,7 +136,7 @@ def reference_key(model: ModelFolder, context: Sequence[int], answer: Sequence[i
     return row_key("reference", [model.digest, list(context), list(answer)])
 
 
-def _share_of(
+def share_of(
     wanted: list[tuple[list[int], list[int]]], ranks: Ranks
 ) -> list[tuple[list[int], list[int]]]:
     """A rank's share by whole contexts: it follows from the rows alone, so that no two overlap."""

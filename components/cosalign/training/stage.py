@@ -174,7 +174,7 @@ def train_stage(stage: Stage) -> None:
     from cosalign.training.trainers import curve_of, free_memory, quiet_libraries, train
 
     with quiet_libraries():
-        trainer = _trainer(stage, _checkpoints(stage).folder)
+        trainer = stage_trainer(stage, _checkpoints(stage).folder)
         model = train(trainer, stage, _checkpoints(stage))
         digest = _store_model(stage, model) if model is not None else ""
     steps, curve = int(trainer.state.global_step), curve_of(trainer)
@@ -207,7 +207,8 @@ def _store_result(stage: Stage, digest: str, steps: int, curve: list[dict[str, f
     stage.storage.write_bytes(f"{stage.folder}/result.json", document)
 
 
-def _trainer(stage: Stage, folder: Path) -> Any:
+def stage_trainer(stage: Stage, folder: Path) -> Any:
+    """A stage's trainer, ready to train; its reference log-probabilities are paid for by now."""
     from cosalign.training.dpo import dpo_trainer
     from cosalign.training.sft import sft_trainer
 

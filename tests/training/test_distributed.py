@@ -1,0 +1,113 @@
+"""Two processes compute what one computes, and a start that is not what was asked for is refused.
+
+One torchrun of two ranks does all of it, over gloo: replicas (DDP) and shards (FSDP2), SFT and DPO,
+and an interrupted sharded run. World size, kind of distribution and shards are asserted inside.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.rank_figures import figures, group_of, stage_of
+
+from cosalign.domain.errors import UserError
+from cosalign.inference.models import ModelFolder
+from cosalign.training.launch import launched, torchrun
+from cosalign.training.stage import train_stage
+
+pytestmark = pytest.mark.training
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def together(tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Figures of two ranks."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [*torchrun(2), "-m", "tests.training.rank_figures", str(tiny.path), str(folder), "2"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = torch.load(folder / "figures.pt", weights_only=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Figures of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    return {name: figures(tiny.path, folder, name, group_of("none", 1)) for name in ("sft", "dpo")}
+
+
+def _apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference, in units of the largest value."""
+    assert one.keys() == other.keys()
+    largest = max(float(tensor.abs().max()) for tensor in one.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / largest
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_two_ranks_are_as_one(
+    stage: str, sharding: str, alone: dict[str, Any], together: dict[str, Any]
+) -> None:
+    one, two = alone[stage], together[f"{stage} {sharding}"]
+    # The gradient of a step whose ranks hold unequally many rows and tokens.
+    assert _apart(one["gradients"], two["gradients"]) < 1e-5
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert len(two["losses"]) == 10
+    assert _apart(one["weights"], two["weights"]) < 1e-4
+    # And ten steps did move the weights by more than that.
+    assert max(one["losses"]) - min(one["losses"]) > 0.05
+
+
+def test_interrupted_shards_resume_as_if_never_interrupted(
+    tiny: ModelFolder, tmp_path: Path, together: dict[str, Any]
+) -> None:
+    from safetensors.torch import load_file
+
+    resumed = together["resumed"]
+    assert resumed["micro_batches"] == 6 * 2
+    result = f"training/sft/{resumed['fingerprint']}/result.json"
+    calm, rough = (json.loads((Path(resumed[n]) / result).read_bytes()) for n in ("calm", "rough"))
+    assert [entry["step"] for entry in rough["curve"]] == list(range(1, 11))
+    assert rough["curve"][-1]["loss"] == pytest.approx(calm["curve"][-1]["loss"], abs=1e-5)
+    one, other = (Path(resumed[n]) / m["model"] for n, m in (("calm", calm), ("rough", rough)))
+    weights, again = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert _apart(weights, again) < 1e-5
+    # One process leaves the same files, the same weights by name, shape and type.
+    stage = stage_of(tiny.path, tmp_path, "sft", group_of("none", 1))
+    stage.work.mkdir(parents=True)
+    train_stage(stage)
+    alone = next((tmp_path / "out/models").iterdir())
+    assert {p.name for p in alone.iterdir()} == {p.name for p in one.iterdir()}
+    plain = load_file(alone / "model.safetensors")
+    assert {n: (w.shape, w.dtype) for n, w in plain.items()} == {
+        n: (w.shape, w.dtype) for n, w in weights.items()
+    }
+    assert _apart(plain, weights) < 1e-4
+
+
+def test_a_launcher_that_starts_one_process_for_two_is_caught(tmp_path: Path) -> None:
+    """``accelerate launch --cpu`` does, and would end with exit code 0."""
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    rank = ["-m", "cosalign.training.rank", "--storage", str(tmp_path), "--folder", "none"]
+    rank += ["--cache", str(tmp_path), "--processes", "2"]
+    command = [sys.executable, *launcher, *rank]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "asks for 2 processes, and this start joined 1" in done.stderr
+
+
+def test_what_a_rank_meets_reaches_the_step(tiny: ModelFolder, tmp_path: Path) -> None:
+    stage = stage_of(tiny.path, tmp_path, "sft", group_of("full", 2))
+    object.__setattr__(stage.start, "digest", "another")
+    stage.work.mkdir(parents=True)
+    with pytest.raises(UserError, match="another one than was ordered"):
+        launched(stage, 2)
+    assert not list((tmp_path / "out").rglob("order.*"))
