@@ -1,7 +1,9 @@
 # make setup   .venv with all that development needs
 # make test    sets up and runs the tests
 # make demo    a small model before and after, with honest numbers, in a quarter of an hour on two cores
-# make check   lint, types, import rules, compiled pipeline, example safety configs
+# make check   lint, types, import rules, compiled pipeline, example safety configs, the chart's generated files
+# make chart   writes the chart's generated files
+# make test-cluster   the chart on the cluster that KUBECONFIG names
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +12,7 @@ LOCK := requirements/dev.lock
 # One thread a process: with another process on the cores torch's spinning threads slow both down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-fast check lock clean
+.PHONY: setup demo test test-fast test-cluster check chart lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed
@@ -52,10 +54,20 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
+	$(BIN)/mypy tests benchmarks charts
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/cosalign compile --check
 	$(BIN)/cosalign config validate manifests/safety-configs
+	$(BIN)/python charts/generate.py --check
+
+# What the chart ships of other files: pipelines, the schema of its values, its README.
+chart: setup
+	$(BIN)/python charts/generate.py
+
+# The chart on a real API server, the one that KUBECONFIG names; nothing is left behind.
+test-cluster: setup
+	@test -n "$$KUBECONFIG" || { echo "make: test-cluster needs KUBECONFIG, a kubeconfig of a cluster to test on" >&2; exit 2; }
+	COSALIGN_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster tests/cluster
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)
