@@ -1,0 +1,39 @@
+{{/*
+A compiled pipeline as it is deployed, as JSON: {name, version, description, pipelineSpec, platformSpec}.
+Takes a list: the root, and the file's path. Images are written in by digest before the name is
+made, so that one name never means two contents: KFP holds a version's spec immutable.
+*/}}
+{{- define "cosalign.pipeline" -}}
+{{- $root := index . 0 }}
+{{- $path := index . 1 }}
+{{- $file := $root.Files.Get $path | fromJson }}
+{{- with $file.Error }}
+{{- fail (printf "%s: not JSON: %s" $path .) }}
+{{- end }}
+{{- $spec := default $file $file.pipeline_spec }}
+{{- range $label, $executor := $spec.deploymentSpec.executors }}
+{{- if hasKey $executor "container" }}
+{{- $image := $executor.container.image }}
+{{- if regexMatch "^cosalign-[a-z]+(:|$)" $image }}
+{{- $component := regexFind "^cosalign-[a-z]+" $image | trimPrefix "cosalign-" }}
+{{- $_ := set $executor.container "image" (include "cosalign.image" (list $root $component)) }}
+{{- else if not (hasPrefix "{{" $image) }}
+{{- fail (printf "%s: %s runs the image %q, which is none of cosalign's" $path $label $image) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- /* Images that are parameters of a run: what the chart was given becomes their default. */}}
+{{- range $name, $parameter := dig "inputDefinitions" "parameters" dict $spec.root }}
+{{- if regexMatch "^[a-z]+_image$" $name }}
+{{- $_ := set $parameter "defaultValue" (include "cosalign.image" (list $root (trimSuffix "_image" $name))) }}
+{{- end }}
+{{- end }}
+{{- $name := $spec.pipelineInfo.name }}
+{{- $deployed := dict "name" $name "description" (default "" $spec.pipelineInfo.description) "pipelineSpec" $spec }}
+{{- with $file.platform_spec }}
+{{- $_ := set $deployed "platformSpec" . }}
+{{- end }}
+{{- $content := toJson $deployed | sha256sum | trunc 12 }}
+{{- $_ := set $deployed "version" (printf "%s-%s-%s" $name ($root.Chart.Version | replace "+" "-" | lower) $content) }}
+{{- toJson $deployed }}
+{{- end }}

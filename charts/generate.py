@@ -1,0 +1,173 @@
+"""Writes what the chart is given by other files: pipelines, the values' schema, the README.
+
+A chart is installed from Git, so what it ships must lie in it, as copies and not as links (Flux
+drops links from what it fetches). Copies go stale; hence one program that makes all of them, and
+``--check``, which CI runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cosalign.domain.run_config import RunConfig
+from cosalign.pipelines.compilation import GRAPHS, compiled_path
+
+CHARTS = Path(__file__).parent
+CHART = CHARTS / "cosalign"
+CRD = CHART / "crds" / "safetyconfigs.cosalign.dev.yaml"
+README_TOP = CHARTS / "readme.top.md"
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
+
+
+def pipeline_files() -> dict[Path, str]:
+    """The compiled pipelines, where templates can read them."""
+    folder = CHART / "files" / "pipelines"
+    return {folder / f"{name}.json": compiled_path(name).read_text("utf-8") for name in GRAPHS}
+
+
+def values_schema() -> str:
+    """The schema of values: ours, the run config's, and a safety config's."""
+    schema = yaml.safe_load((CHARTS / "values.schema.yaml").read_text("utf-8"))
+    run_config = _plain(RunConfig.model_json_schema())
+    schema["$defs"] |= run_config.pop("$defs")
+    schema["$defs"]["RunConfig"] = run_config
+    crd = yaml.safe_load(CRD.read_text("utf-8"))
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    schema["$defs"]["SafetyConfigSpec"] = _closed(spec)
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def _plain(node: Any) -> Any:
+    """Without titles, docstrings and defaults, which no check needs."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {}
+    for key, value in node.items():
+        if key == "properties":
+            # Here keys are names of settings, some of which are called as keywords are.
+            kept[key] = {name: _plain(sub) for name, sub in value.items()}
+        elif key not in ("title", "description", "default"):
+            kept[key] = _plain(value)
+    return kept
+
+
+def _closed(node: dict[str, Any]) -> dict[str, Any]:
+    """A CRD's schema as JSON Schema: what the API server would drop is refused, no ``x-``."""
+    kept = {
+        key: value
+        for key, value in node.items()
+        if not key.startswith("x-") and key != "description"
+    }
+    if "properties" in node:
+        kept["properties"] = {name: _closed(sub) for name, sub in node["properties"].items()}
+        kept["additionalProperties"] = False
+    if "items" in node:
+        kept["items"] = _closed(node["items"])
+    if node.get("x-kubernetes-list-type") == "set":
+        kept["uniqueItems"] = True
+    return kept
+
+
+def readme() -> str:
+    """The chart's README: what stands at its top, and a table of all documented values."""
+    rows = documented_values((CHART / "values.yaml").read_text("utf-8"))
+    table = ["| value | default | what it is |", "| --- | --- | --- |"]
+    table += [f"| `{path}` | `{default}` | {text} |" for path, default, text in rows]
+    return README_TOP.read_text("utf-8") + "\n" + "\n".join(table) + "\n"
+
+
+def documented_values(text: str) -> list[tuple[str, str, str]]:
+    """Path, default as JSON, and description of every value with a ``# --`` comment.
+
+    Raises:
+        ValueError: A value has neither a comment nor documented values below it.
+    """
+    values = yaml.safe_load(text)
+    rows: list[tuple[str, str, str]] = []
+    path: list[str] = []
+    comment = ""
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("# -- "):
+            comment = stripped.removeprefix("# -- ")
+            continue
+        key = _KEY.match(line)
+        if key is None:
+            continue
+        depth = len(key["indent"]) // 2
+        path = [*path[:depth], key["key"]]
+        if comment:
+            default = json.dumps(_at(values, path), ensure_ascii=False).replace("|", "\\|")
+            rows.append((".".join(path), default, comment.replace("|", "\\|")))
+        comment = ""
+    _all_documented(values, [row[0] for row in rows])
+    return rows
+
+
+def _at(values: Any, path: list[str]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _all_documented(values: dict[str, Any], documented: list[str], prefix: str = "") -> None:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if path in documented:
+            continue
+        if not isinstance(value, dict) or not value:
+            raise ValueError(f"values.yaml: {path} has no '# --' comment")
+        _all_documented(value, documented, f"{path}.")
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file with the content that it should have."""
+    return {
+        **pipeline_files(),
+        CHART / "values.schema.json": values_schema(),
+        CHART / "README.md": readme(),
+    }
+
+
+def stale() -> list[Path]:
+    """Generated files that are missing, differ from what they should be, or have no source."""
+    wanted = generated()
+    differ = [
+        path
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text("utf-8") != text
+    ]
+    return differ + [path for path in _shipped_pipelines() if path not in wanted]
+
+
+def _shipped_pipelines() -> list[Path]:
+    return sorted((CHART / "files" / "pipelines").glob("*"))
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the files, or with ``--check`` names the stale ones; gives the exit code."""
+    if arguments == ["--check"]:
+        found = [str(path.relative_to(CHARTS)) for path in stale()]
+        if found:
+            print(f"charts: not current: {', '.join(found)}; run `make chart`", file=sys.stderr)
+        return 2 if found else 0
+    wanted = generated()
+    for path, text in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for path in _shipped_pipelines():
+        if path not in wanted:
+            path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""templates/pipelines.yaml: pipelines as objects, named by content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from tests.charts.rendering import CHART, Object, Values, of_kind, render, run_helm
+
+from cosalign.pipelines.compilation import GRAPHS, compiled_path
+
+COMPONENTS = ("synthesis", "scoring", "pairing", "training", "evaluation", "retraining")
+
+
+def _digests(**changed: str) -> Values:
+    digits = {name: str(i) for i, name in enumerate(COMPONENTS)} | changed
+    images: dict[str, Any] = {name: {"digest": f"sha256:{d * 64}"} for name, d in digits.items()}
+    return {"images": {**images, "allowTags": False}}
+
+
+def _versions(values: Values | None = None) -> dict[str, Object]:
+    found = of_kind(render(_digests() if values is None else values), "PipelineVersion")
+    return {item["spec"]["pipelineName"]: item for item in found.values()}
+
+
+def _images(version: Object) -> set[str]:
+    executors = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]
+    return {e["container"]["image"] for e in executors.values() if "container" in e}
+
+
+def test_every_compiled_pipeline_has_an_object_and_a_version() -> None:
+    assert set(of_kind(render(), "Pipeline")) == set(_versions()) == set(GRAPHS)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_spec_is_what_was_compiled_but_for_images(name: str) -> None:
+    compiled = json.loads(compiled_path(name).read_text("utf-8"))
+    compiled = compiled.get("pipeline_spec", compiled)
+    deployed = _versions()[name]["spec"]["pipelineSpec"]
+    executors = compiled["deploymentSpec"]["executors"]
+    for label, executor in executors.items():
+        component = executor["container"]["image"].split(":")[0].removeprefix("cosalign-")
+        digit = str(COMPONENTS.index(component))
+        wanted = f"registry.example/cosalign/cosalign-{component}@sha256:{digit * 64}"
+        assert deployed["deploymentSpec"]["executors"][label]["container"]["image"] == wanted
+        executor["container"]["image"] = wanted
+    assert deployed == compiled
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_kfp_can_read_the_spec(name: str) -> None:
+    ParseDict(_versions()[name]["spec"]["pipelineSpec"], PipelineSpec())
+
+
+def test_a_version_is_named_by_pipeline_chart_version_and_content() -> None:
+    for name, version in _versions().items():
+        given = version["metadata"]["name"]
+        assert given.startswith(f"{name}-0.1.0-")
+        assert len(given.removeprefix(f"{name}-0.1.0-")) == 12
+
+
+def test_another_image_digest_is_another_version() -> None:
+    before, after = _versions(), _versions(_digests(scoring="9"))
+    assert before["cosalign"]["metadata"]["name"] != after["cosalign"]["metadata"]["name"]
+
+
+def test_what_is_no_part_of_a_pipeline_leaves_its_name() -> None:
+    other = {
+        **_digests(),
+        "storage": {"root": "gs://bucket/a"},
+        "networkPolicy": {"enabled": False},
+    }
+    before, after = _versions(), _versions(other)
+    assert {v["metadata"]["name"] for v in before.values()} == {
+        v["metadata"]["name"] for v in after.values()
+    }
+
+
+def test_a_changed_pipeline_is_another_version(tmp_path: Path) -> None:
+    chart = tmp_path / "cosalign"
+    shutil.copytree(CHART, chart)
+    file = chart / "files" / "pipelines" / "cosalign.json"
+    before = _version_names(chart)
+    file.write_text(file.read_text("utf-8").replace("cosalign.scoring", "cosalign.score"), "utf-8")
+    assert _version_names(chart) != before
+
+
+def test_an_image_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    chart = tmp_path / "cosalign"
+    shutil.copytree(CHART, chart)
+    file = chart / "files" / "pipelines" / "cosalign.json"
+    file.write_text(file.read_text("utf-8").replace("cosalign-scoring:", "python:"), "utf-8")
+    done = run_helm("template", "rel", str(chart), "-f", str(CHART / "ci" / "tags-values.yaml"))
+    assert done.returncode != 0
+    assert "python:" in done.stderr
+
+
+def _version_names(chart: Path) -> set[str]:
+    done = run_helm("template", "rel", str(chart), "-f", str(CHART / "ci" / "tags-values.yaml"))
+    return {line.strip() for line in done.stdout.splitlines() if "name: cosalign-0.1.0" in line}
+
+
+def test_they_stay_when_the_release_goes() -> None:
+    for kind in ("Pipeline", "PipelineVersion"):
+        for item in of_kind(render(), kind).values():
+            notes = item["metadata"]["annotations"]
+            assert notes["helm.sh/resource-policy"] == "keep"
+            assert notes["argocd.argoproj.io/sync-options"] == "Prune=false"
+
+
+def test_no_parameter_has_a_name_that_yaml_misreads() -> None:
+    for version in _versions().values():
+        root = version["spec"]["pipelineSpec"]["root"]
+        names = set(root["inputDefinitions"]["parameters"])
+        assert names.isdisjoint({"n", "y", "no", "yes", "on", "off", "true", "false", "null"})
+
+
+@pytest.mark.parametrize("store", ["database", "none"])
+def test_no_objects_where_kfp_would_not_see_them(store: str) -> None:
+    objects = render({"pipelines": {"store": store}})
+    assert of_kind(objects, "Pipeline") == of_kind(objects, "PipelineVersion") == {}
