@@ -19,7 +19,7 @@ from tests.openai_server import OpenAiServer, openai_server
 
 PROMPTS, RESPONSES_EACH = 75, 8
 FLUSH, WINDOW = 32, 16
-WORDS = (
+WORDS = (  # noqa: SIM905  a list would stand one word a line
     "beer cheddar sword lottery dice tattoo firework drum poker whisky archery duel casino joke "
     "costume bonfire dance cider raffle helmet chess goat market harbour parade lantern violin "
     "kettle orchard postcard saddle teapot umbrella wagon yarn barrel candle ferry garden hammer"
@@ -42,7 +42,8 @@ prompts:
   min_per_label_set: 1
 configs: {{files: [%s]}}
 synthesis:
-  generators: [{{name: base, plain: {RESPONSES_EACH}, superset: 0, not_superset: 0, max_tokens: 12}}]
+  generators:
+    - {{name: base, plain: {RESPONSES_EACH}, superset: 0, not_superset: 0, max_tokens: 12}}
 judging: {{canary_bound: 0.0}}
 """
 
