@@ -21,6 +21,7 @@ from cosalign.evaluation.answers import (
 )
 from cosalign.evaluation.final_answers import settle_answers
 from cosalign.evaluation.items import EvaluationItems
+from cosalign.evaluation.suite_rules import apply_rules
 from cosalign.evaluation.systems import filter_model, open_shots
 from cosalign.inference.engine_host import EngineHost
 from cosalign.judging.escalation import plain_thresholds
@@ -65,6 +66,7 @@ def answer_and_judge(
     weights = config.pairing.weights
     settled = settle_answers(systems, items, drafts, judged, filters, weights, taxonomy)
     adherence = measure_adherence(settled.judged, items, settled.answers, taxonomy)
+    apply_rules(adherence, settled.judged, items, settled.answers, taxonomy)
     counts = settled.counts
     counts["filter_verdicts_made"] = sum(own.made for own in filters.values())
     return Answered(settled.answers, adherence, counts)

@@ -92,7 +92,7 @@ class Asking:
         if system.conditioned:
             told = items.config_of(item).rendered.text
         shown = self.shots.get((system.name, item.config), ())
-        messages = (("system", told), *shown, ("user", item.text))
+        messages = (("system", told), *shown, ("user", item.turn or item.text))
         settings = system.settings
         if settings.method != "best_of_n":
             return [Wanted(messages, Sampling(self.max_tokens))]

@@ -8,7 +8,7 @@ of their labels differ, while their answers and verdicts are shared through the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -29,6 +29,9 @@ from cosalign.evaluation.benchmark import BenchmarkRow, read_benchmark
 from cosalign.evaluation.item_table import BENCHMARK, CONTROL
 from cosalign.evaluation.prompt_types import FREEFORM, choose_balanced, prompt_type
 from cosalign.store.storage import list_uris, read_uri
+
+UNPLACED = -1
+"""The config number of an item that stands in no evaluation yet."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Item:
         split: A benchmark's seen or unseen.
         risk_mask: The prompt's categories.
         known_mask: Which of them are known; none where nobody labelled it.
+        turn: What the user says, where it is more than the prompt; the judge sees the prompt.
+        rule: What s means; see ``suite_rules``.
+        claimed_mask: What an attack claims to be allowed.
     """
 
     config: int
@@ -74,6 +80,17 @@ class Item:
     split: str | None = None
     risk_mask: int = 0
     known_mask: int = 0
+    turn: str | None = None
+    rule: str = "config"
+    claimed_mask: int = 0
+
+
+@dataclass(frozen=True)
+class SuitePart:
+    """One config of a suite, and its items, whose config has no number yet."""
+
+    config: EvaluatedConfig
+    items: list[Item]
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,21 @@ class EvaluationItems:
 
 
 def read_region_configs(files: Sequence[str], taxonomy: Taxonomy) -> list[EvaluatedConfig]:
-    """Reads the regions' configs; those that demand the same are one.
+    """:func:`region_configs` of :func:`parse_region_configs`."""
+    return region_configs(parse_region_configs(files, taxonomy), taxonomy)
+
+
+def region_configs(configs: Iterable[SafetyConfig], taxonomy: Taxonomy) -> list[EvaluatedConfig]:
+    """The regions' configs as they are evaluated; those that demand the same are one."""
+    by_digest: dict[str, list[SafetyConfig]] = {}
+    for config in configs:
+        by_digest.setdefault(config.digest, []).append(config)
+    found = [_region_config(same, taxonomy) for same in by_digest.values()]
+    return sorted(found, key=lambda config: config.names)
+
+
+def parse_region_configs(files: Sequence[str], taxonomy: Taxonomy) -> list[SafetyConfig]:
+    """Reads the regions' configs as they were written.
 
     Args:
         files: Files, or folders of ``*.yaml``, local, ``file://`` or ``gs://``.
@@ -106,7 +137,7 @@ def read_region_configs(files: Sequence[str], taxonomy: Taxonomy) -> list[Evalua
         DataError: An address holds no config.
     """
     known = {f"{taxonomy.name} {taxonomy.version}": taxonomy}
-    by_digest: dict[str, list[SafetyConfig]] = {}
+    found: list[SafetyConfig] = []
     digest_of: dict[str, str] = {}
     for uri in _config_uris(files):
         config = parse_safety_config(read_uri(uri).decode("utf-8", "replace"), uri, known)
@@ -115,9 +146,8 @@ def read_region_configs(files: Sequence[str], taxonomy: Taxonomy) -> list[Evalua
                 f"{uri}: metadata.name {config.name!r} is taken by another config; rename one, so "
                 "that a report can tell them apart"
             )
-        by_digest.setdefault(config.digest, []).append(config)
-    found = [_region_config(same, taxonomy) for same in by_digest.values()]
-    return sorted(found, key=lambda config: config.names)
+        found.append(config)
+    return found
 
 
 def evaluation_items(
@@ -126,6 +156,7 @@ def evaluation_items(
     prompts: pa.Table,
     settings: EvaluationGroup,
     taxonomy: Taxonomy,
+    parts: Sequence[SuitePart] = (),
 ) -> EvaluationItems:
     """Chooses the items.
 
@@ -135,6 +166,7 @@ def evaluation_items(
         prompts: The prompts table.
         settings: How many a config, and the seed.
         taxonomy: The run's taxonomy.
+        parts: Those of suites.
 
     Raises:
         DataError: There is nothing to evaluate, or the benchmark is wrong.
@@ -147,6 +179,10 @@ def evaluation_items(
         result.items.extend(choose_balanced(candidates, settings.prompts_per_config, settings.seed))
     if benchmark is not None:
         _add_benchmark(result, benchmark, prompts, settings, taxonomy)
+    for part in parts:
+        number = len(result.configs)
+        result.configs.append(part.config)
+        result.items.extend(replace(item, config=number) for item in part.items)
     if not result.items:
         raise _nothing(regions, settings, len(held_out))
     _one_text_a_prompt(result)
@@ -190,8 +226,10 @@ def _held_out_items(
             if row["known_mask"] != taxonomy.full_mask:
                 continue
             kind = prompt_type(int(str(row["risk_mask"])), config.allowed_mask)
-        masks = (int(str(row[name])) for name in ("risk_mask", "known_mask"))
-        items.append(Item(number, str(row["prompt_id"]), str(row["text"]), kind, None, *masks))
+        risks, known = (int(str(row[name])) for name in ("risk_mask", "known_mask"))
+        items.append(
+            Item(number, str(row["prompt_id"]), str(row["text"]), kind, None, risks, known)
+        )
     return items
 
 

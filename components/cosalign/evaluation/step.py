@@ -30,13 +30,15 @@ from cosalign.evaluation.items import (
     EvaluatedConfig,
     EvaluationItems,
     evaluation_items,
-    read_region_configs,
+    parse_region_configs,
+    region_configs,
 )
 from cosalign.evaluation.judge_card import judge_card, judge_metrics, judge_warnings
 from cosalign.evaluation.model_size import parameter_count
 from cosalign.evaluation.report import Material, render_report
 from cosalign.evaluation.report_items import ShownItem, shown_items
 from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
+from cosalign.evaluation.suites import open_suites, suites_identity
 from cosalign.evaluation.systems import (
     TRAINED,
     open_systems,
@@ -58,6 +60,9 @@ from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
 from cosalign.store.storage import Storage, read_uri
 from cosalign.store.tables import read_table, write_table
 
+SOURCES = {"benchmark", "benchmarks", "refusals", "attacks"}
+"""Settings that name files; these are part of a result by content."""
+
 
 class EvaluationStep:
     """Measures how well base and trained models follow the regions' configs and a benchmark's."""
@@ -70,11 +75,13 @@ class EvaluationStep:
     def identity(self, context: StepContext) -> Json:
         """The configs by what they demand, the benchmark by content, models, and settings."""
         config, taxonomy = context.config, context.taxonomy
-        regions = read_region_configs(config.configs.files, taxonomy)
+        written = parse_region_configs(config.configs.files, taxonomy)
+        regions = region_configs(written, taxonomy)
         base = _model(config, config.models.base)
         benchmark = _benchmark(config)
         return {
-            "evaluation": config.evaluation.model_dump(mode="json", exclude={"benchmark"}),
+            "evaluation": config.evaluation.model_dump(mode="json", exclude=SOURCES),
+            "suites": suites_identity(config, written),
             "configs": [_config_identity(region) for region in regions],
             "benchmark": None if benchmark is None else content_sha256(benchmark),
             "systems": systems_identity(config, context),
@@ -117,13 +124,13 @@ class EvaluationStep:
 
 
 def _items(context: StepContext) -> EvaluationItems:
-    config = context.config
+    config, taxonomy = context.config, context.taxonomy
+    prompts = read_table(context.storage, context.inputs["synthesis"].tables["prompts"])
+    written = parse_region_configs(config.configs.files, taxonomy)
+    regions = region_configs(written, taxonomy)
+    parts = open_suites(config, taxonomy, written, regions, prompts)
     return evaluation_items(
-        read_region_configs(config.configs.files, context.taxonomy),
-        _benchmark(config),
-        read_table(context.storage, context.inputs["synthesis"].tables["prompts"]),
-        config.evaluation,
-        context.taxonomy,
+        regions, _benchmark(config), prompts, config.evaluation, taxonomy, parts
     )
 
 

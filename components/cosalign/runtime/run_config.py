@@ -165,6 +165,7 @@ def _resolved(config: RunConfig) -> RunConfig:
     for generator in raw["synthesis"]["generators"]:
         generator["model"] = _model_address(generator["model"])
         generator["replies"] = _absolute(generator["replies"])
+    _resolve_suites(raw["evaluation"])
     for system in raw["evaluation"]["systems"]:
         # A plain word names a model of the run's own, or a served one.
         if isinstance(system, dict):
@@ -172,6 +173,16 @@ def _resolved(config: RunConfig) -> RunConfig:
             if system["filter"]:
                 system["filter"]["model"] = _model_address(system["filter"]["model"])
     return validated(RunConfig, raw, "run config", ConfigError)
+
+
+def _resolve_suites(evaluation: dict[str, Any]) -> None:
+    for suite in (*evaluation["benchmarks"], *evaluation["refusals"]):
+        suite["file"], suite["mirror"] = _absolute(suite["file"]), _absolute(suite["mirror"])
+    if evaluation["attacks"]:
+        evaluation["attacks"]["file"] = _absolute(evaluation["attacks"]["file"])
+    if evaluation["general"]:
+        general = evaluation["general"]
+        general["include"] = [_absolute(folder) for folder in general["include"]]
 
 
 def _absolute(value: str | None) -> str | None:

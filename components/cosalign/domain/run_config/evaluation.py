@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from cosalign.domain.run_config.suites import (
+    AttackSettings,
+    BenchmarkSuite,
+    GeneralSettings,
+    RefusalSuite,
+)
 from cosalign.domain.run_config.systems import SYSTEMS, SystemEntry
 from cosalign.domain.validation import StrictModel
 
@@ -19,6 +25,11 @@ class EvaluationGroup(StrictModel):
         prompts_per_config: Held-out prompts answered under each of the regions' configs.
         benchmark: A JSONL file of (allowed, risks, prompt) rows in the form of CoSAlign-Test.
         benchmark_rows_per_config: Rows taken a config, balanced over prompt types; all where null.
+        benchmarks: Further benchmarks, each with a name.
+        acceptance: Whether ``spec.acceptance`` of the regions' configs is run.
+        refusals: Refusal benchmarks.
+        attacks: Attacks on the config channel; none where null.
+        general: Tasks of lm-evaluation-harness; none where null.
         max_tokens: Length limit of an answer.
         bootstrap: Resamples of the confidence interval.
         confidence: Its level.
@@ -31,6 +42,11 @@ class EvaluationGroup(StrictModel):
     prompts_per_config: int = Field(default=50, ge=0)
     benchmark: str | None = None
     benchmark_rows_per_config: int | None = Field(default=None, ge=1)
+    benchmarks: tuple[BenchmarkSuite, ...] = ()
+    acceptance: bool = True
+    refusals: tuple[RefusalSuite, ...] = ()
+    attacks: AttackSettings | None = None
+    general: GeneralSettings | None = None
     max_tokens: int = Field(default=64, ge=1)
     bootstrap: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
