@@ -3,7 +3,11 @@
 Trainer checkpoints hold pickles (optimizer, random states, arguments), and unpickling runs code. So
 a checkpoint counts only once ``complete.json``, written last, names the SHA-256 of each of its
 files, and it is loaded only after they were checked. A torn or altered one is passed over for an
-older one; the last two are kept for that.
+older one; the last ones are kept for that.
+
+Where a stage leaves its best model, a checkpoint also names the best one so far, which is kept
+beside the last. One whose best is lost is passed over too: going on from it would end in another
+model than an undisturbed run.
 
 Where storage is a local folder the trainer writes straight into it, so nothing is copied. A remote
 one gets an upload after each save, and the newest is fetched on start.
@@ -18,20 +22,29 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosalign.domain.errors import DataError, StorageUnavailable
 from cosalign.runtime.logs import get_logger
 from cosalign.store.storage import tree_files
 
 if TYPE_CHECKING:
     from cosalign.store.storage import Storage
 
-KEPT = 2
 COMPLETE = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What ``complete.json`` says: the files with their digests, and the best step so far."""
+
+    files: dict[str, str]
+    best: int | None
 
 
 class CheckpointStore:
@@ -41,38 +54,66 @@ class CheckpointStore:
         storage: Where they survive.
         prefix: The folder in it.
         work: A local folder, used where storage is remote.
+        kept: How many of the last are kept.
     """
 
-    def __init__(self, storage: Storage, prefix: str, work: Path) -> None:
+    def __init__(self, storage: Storage, prefix: str, work: Path, kept: int = 2) -> None:
         self._storage = storage
         self._prefix = prefix
+        self._kept = kept
         self._local = storage.local_path(prefix)
         self.folder = self._local or work / "checkpoints"
 
-    def publish(self, step: int) -> None:
-        """Makes a checkpoint that the trainer has just written count, and drops old ones."""
-        name = f"checkpoint-{step}"
-        source = self.folder / name
+    def publish(self, step: int, best: int | None = None) -> None:
+        """Makes a checkpoint that the trainer has just written count, and drops old ones.
+
+        Args:
+            step: Its step.
+            best: The step of the best checkpoint so far, where a best one is kept.
+        """
+        source = self.folder / _name(step)
         (source / COMPLETE).unlink(missing_ok=True)
         digests = {file: file_sha256(source / file) for file in tree_files(source)}
         if self._local is None:
-            self._storage.upload_tree(source, f"{self._prefix}/{name}")
-        document = json.dumps({"step": step, "files": digests}, sort_keys=True).encode()
-        self._storage.write_bytes(f"{self._prefix}/{name}/{COMPLETE}", document)
-        for old in sorted(self._stored())[:-KEPT]:
-            self._drop(old)
+            self._storage.upload_tree(source, self._path(step))
+        document = {"step": step, "best": best, "files": digests}
+        self._storage.write_bytes(
+            f"{self._path(step)}/{COMPLETE}", json.dumps(document, sort_keys=True).encode()
+        )
+        self._drop_before(step)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose files are what they were, fetched; ``None`` without one."""
-        for step, complete in sorted(self._stored().items(), reverse=True):
-            folder = self._fetched(step) if complete else self.folder / f"checkpoint-{step}"
-            if complete and self._is_whole(step, folder):
-                log.info("checkpoint_found", step=step)
-                return folder
-            log.warning("checkpoint_refused", step=step, complete=complete)
+        """The newest checkpoint that can be gone on from, fetched; ``None`` without one.
+
+        Its files are what they were, and so is the best checkpoint that it names.
+        """
+        for step in sorted(self._stored(), reverse=True):
+            marker = self._marker(step)
+            if marker is not None and self._best_is_there(step, marker):
+                folder = self._fetched(step)
+                if _is_whole(folder, marker):
+                    log.info("checkpoint_found", step=step)
+                    return folder
+            log.warning("checkpoint_refused", step=step, complete=marker is not None)
             # The trainer must not find it either.
             self._drop(step)
         return None
+
+    def fetch(self, step: int) -> Path:
+        """The folder of one checkpoint, fetched and checked.
+
+        Raises:
+            StorageUnavailable: It is not what it was; a retry trains on from before it.
+        """
+        marker = self._marker(step)
+        folder = self._fetched(step)
+        if marker is None or not _is_whole(folder, marker):
+            self._drop(step)
+            raise StorageUnavailable(
+                f"the checkpoint of step {step} is not what was stored; it was dropped, and a "
+                "retry makes it again"
+            )
+        return folder
 
     def clear(self) -> None:
         """Removes all of them; called once the stage's model is stored."""
@@ -80,45 +121,80 @@ class CheckpointStore:
             self._storage.delete(stat.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _stored(self) -> dict[int, bool]:
-        """Steps in storage, and whether their ``complete.json`` is there."""
-        found: dict[int, bool] = {}
-        for stat in self._storage.list(self._prefix):
-            name, _, file = stat.path.removeprefix(f"{self._prefix}/").partition("/")
-            match = _NAME.fullmatch(name)
-            if match:
-                step = int(match[1])
-                found[step] = found.get(step, False) or file == COMPLETE
-        return found
+    def _path(self, step: int) -> str:
+        return f"{self._prefix}/{_name(step)}"
+
+    def _stored(self) -> set[int]:
+        """Steps of which anything lies in storage."""
+        places = (
+            stat.path.removeprefix(f"{self._prefix}/") for stat in self._storage.list(self._prefix)
+        )
+        names = (_NAME.fullmatch(place.partition("/")[0]) for place in places)
+        return {int(match[1]) for match in names if match}
+
+    def _marker(self, step: int) -> _Marker | None:
+        """The marker of a step; ``None`` where it is missing, torn, or that of another step."""
+        try:
+            named = json.loads(self._storage.read_bytes(f"{self._path(step)}/{COMPLETE}"))
+            if named["step"] != step:
+                return None
+            best = named["best"]
+            return _Marker(dict(named["files"]), None if best is None else int(best))
+        except (DataError, ValueError, KeyError, TypeError):
+            return None
+
+    def _best_is_there(self, step: int, marker: _Marker) -> bool:
+        """Whether the best checkpoint is complete by name; its digests are checked when it is read.
+
+        Reading 64 GB only to know that would cost more than it is worth.
+        """
+        if marker.best in (None, step):
+            return True
+        best = self._marker(marker.best)
+        if best is None:
+            return False
+        cut = len(self._path(marker.best)) + 1
+        present = {stat.path[cut:] for stat in self._storage.list(self._path(marker.best))}
+        return set(best.files) <= present
 
     def _fetched(self, step: int) -> Path:
-        folder = self.folder / f"checkpoint-{step}"
+        folder = self.folder / _name(step)
         if self._local is None:
             shutil.rmtree(folder, ignore_errors=True)
-            self._storage.download_tree(f"{self._prefix}/checkpoint-{step}", folder)
+            self._storage.download_tree(self._path(step), folder)
         return folder
 
-    def _is_whole(self, step: int, folder: Path) -> bool:
-        """Whether the folder holds the files of its ``complete.json``, all and no other."""
-        try:
-            named = json.loads((folder / COMPLETE).read_bytes())
-            files: dict[str, str] = dict(named["files"])
-        except (ValueError, KeyError, TypeError, OSError):
-            return False
-        present = set(tree_files(folder)) - {COMPLETE}
-        return (
-            named.get("step") == step
-            and present == set(files)
-            and all(file_sha256(folder / file) == digest for file, digest in files.items())
-        )
+    def _drop_before(self, newest: int) -> None:
+        """Drops what is older than the kept ones, and is not the best of one of them.
+
+        Nothing newer is touched: the trainer may be writing it.
+        """
+        stored = sorted(step for step in self._stored() if step <= newest)
+        markers = {step: marker for step in stored if (marker := self._marker(step))}
+        last = sorted(markers)[-self._kept :]
+        wanted = {*last, *(markers[step].best for step in last)}
+        for step in stored:
+            if step not in wanted:
+                self._drop(step)
 
     def _drop(self, step: int) -> None:
-        prefix = f"{self._prefix}/checkpoint-{step}"
         # The marker first: what is half deleted must not look whole.
-        self._storage.delete(f"{prefix}/{COMPLETE}")
-        for stat in self._storage.list(prefix):
+        self._storage.delete(f"{self._path(step)}/{COMPLETE}")
+        for stat in self._storage.list(self._path(step)):
             self._storage.delete(stat.path)
-        shutil.rmtree(self.folder / f"checkpoint-{step}", ignore_errors=True)
+        shutil.rmtree(self.folder / _name(step), ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    return f"checkpoint-{step}"
+
+
+def _is_whole(folder: Path, marker: _Marker) -> bool:
+    """Whether the folder holds the files of its marker, all and no other."""
+    present = set(tree_files(folder)) - {COMPLETE}
+    return present == set(marker.files) and all(
+        file_sha256(folder / file) == digest for file, digest in marker.files.items()
+    )
 
 
 def file_sha256(path: Path) -> str:

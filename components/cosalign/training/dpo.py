@@ -21,17 +21,17 @@ from datasets import Dataset
 
 from cosalign.training.answer_log_probs import add_answer_head, answer_log_probs, per_answer
 from cosalign.training.encode import CONTEXT, DPO_ANSWERS
+from cosalign.training.finite_steps import RowObserver
 from cosalign.training.packing import PackedCollator
 from cosalign.training.preference_loss import PairLogProbs, PreferenceLoss
 from cosalign.training.reference import REFERENCES
 from cosalign.training.row_order import FILLER
 from cosalign.training.trainers import (
-    NamedRows,
-    RowObserver,
     common_arguments,
     filled_dataset,
     load_processing_class,
 )
+from cosalign.training.watched_trainer import WatchedTrainer
 from cosalign.training.whole_model import adapter_config, load_weights
 from cosalign.training.world import keep_sums_exact
 
@@ -125,12 +125,27 @@ def _pair_log_probs(model: Any, inputs: dict[str, Any]) -> tuple[PairLogProbs, t
     return PairLogProbs(by_pair[:, 0], by_pair[:, 1], chosen, rejected, tokens[:, 0]), likeliest
 
 
-class DpoTrainer(NamedRows, PackedDpo):
+class DpoTrainer(WatchedTrainer, PackedDpo):
     """Packed pairs, with names."""
+
+    dev_names = ("loss", "rewards/accuracies", "rewards/margins")
+
+    def dev_sums(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Pairs, their losses, how many are ranked rightly, and their margins."""
+        pairs, _ = _pair_log_probs(model, inputs)
+        chosen, rejected = self.preference_loss.rewards(pairs)
+        losses = self.preference_loss(pairs)
+        figures = (torch.ones_like(losses), losses, (chosen > rejected).float(), chosen - rejected)
+        return torch.stack([figure.sum() for figure in figures])
 
 
 def dpo_trainer(
-    model: Path, rows: Rows, group: TrainingGroup, folder: Path, observer: RowObserver | None
+    model: Path,
+    rows: Rows,
+    group: TrainingGroup,
+    folder: Path,
+    observer: RowObserver | None,
+    dev: Rows | None = None,
 ) -> Any:
     """A trainer that is ready to train.
 
@@ -141,9 +156,10 @@ def dpo_trainer(
         group: The run's training settings.
         folder: Where checkpoints are written.
         observer: Told the rows of every micro batch.
+        dev: Rows of the development split, encoded likewise; measured every ``eval_steps``.
     """
     arguments = trl.DPOConfig(
-        **common_arguments(group, group.dpo, folder),
+        **common_arguments(group, group.dpo, folder, dev is not None),
         beta=group.dpo.beta,
         loss_type=["sigmoid"],
         precompute_ref_log_probs=True,
@@ -155,6 +171,7 @@ def dpo_trainer(
         model=weights,
         args=arguments,
         train_dataset=filled_dataset(rows, group.dpo),
+        eval_dataset=None if dev is None else Dataset(dev.table),
         data_collator=PackedCollator(CONTEXT, DPO_ANSWERS, REFERENCES),
         processing_class=load_processing_class(model),
         peft_config=adapter_config(group.lora),
@@ -165,6 +182,7 @@ def dpo_trainer(
     )
     add_answer_head(weights)
     trainer.attach("dpo", rows, observer)
+    trainer.watch(group, group.dpo, model, dev)
     return trainer
 
 

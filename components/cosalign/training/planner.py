@@ -120,6 +120,16 @@ def hardware(name: str, gpus: int) -> Hardware:
     return Hardware(name, gpus, **known[name])
 
 
+def checkpoint_bytes(parameters: int, optimizer: str) -> float:
+    """Size of a checkpoint: fp32 weights and optimizer states; all else is small beside them.
+
+    Args:
+        parameters: The trained weights.
+        optimizer: As the run config names it.
+    """
+    return _FP32 * parameters * (1.0 + _OPTIMIZER_STATES[optimizer])
+
+
 def plan_training(
     shape: ModelShape,
     group: TrainingGroup,

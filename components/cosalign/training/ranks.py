@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -56,13 +56,17 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank; all of them have to ask."""
+        return any(self.gathered(flag))
+
+    def gathered(self, value: T) -> list[T]:
+        """What each rank says, in their order, on all of them; small and picklable."""
         if self.world == 1:
-            return flag
+            return [value]
         import torch
 
-        flags = [False] * self.world
-        torch.distributed.all_gather_object(flags, flag)
-        return any(flags)
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def in_turn(self, action: Callable[[], T]) -> T:
         """Does it on one rank of each node first, then on the others: a download happens once."""

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
+from datasets import Dataset
 
 from cosalign.training.answer_log_probs import add_answer_head, answer_log_probs
 from cosalign.training.encode import CONTEXT, SFT_ANSWERS
+from cosalign.training.finite_steps import RowObserver
 from cosalign.training.packing import PackedCollator
 from cosalign.training.row_order import FILLER
 from cosalign.training.trainers import (
-    NamedRows,
-    RowObserver,
     common_arguments,
     filled_dataset,
     load_processing_class,
 )
+from cosalign.training.watched_trainer import WatchedTrainer
 from cosalign.training.whole_model import adapter_config, load_weights
 from cosalign.training.world import keep_sums_exact
 
@@ -66,12 +67,25 @@ class PackedSft(trl.SFTTrainer):  # type: ignore[misc]
         return weights
 
 
-class SftTrainer(NamedRows, PackedSft):
+class SftTrainer(WatchedTrainer, PackedSft):
     """Packed rows, with names."""
+
+    dev_names = ("loss", "mean_token_accuracy")
+
+    def dev_sums(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Answer tokens, their negative log-probabilities, and how many were the likeliest."""
+        log_probs, likeliest = answer_log_probs(model, inputs)
+        tokens = log_probs.new_tensor(len(log_probs))
+        return torch.stack([tokens, -log_probs.sum(), likeliest.sum().to(tokens)])
 
 
 def sft_trainer(
-    model: Path, rows: Rows, group: TrainingGroup, folder: Path, observer: RowObserver | None
+    model: Path,
+    rows: Rows,
+    group: TrainingGroup,
+    folder: Path,
+    observer: RowObserver | None,
+    dev: Rows | None = None,
 ) -> Any:
     """A trainer that is ready to train.
 
@@ -81,18 +95,21 @@ def sft_trainer(
         group: The run's training settings.
         folder: Where checkpoints are written.
         observer: Told the rows of every micro batch.
+        dev: Rows of the development split, encoded likewise; measured every ``eval_steps``.
     """
-    arguments = trl.SFTConfig(**common_arguments(group, group.sft, folder))
+    arguments = trl.SFTConfig(**common_arguments(group, group.sft, folder, dev is not None))
     keep_sums_exact(arguments)
     weights = load_weights(model)
     trainer = SftTrainer(
         model=weights,
         args=arguments,
         train_dataset=filled_dataset(rows, group.sft),
+        eval_dataset=None if dev is None else Dataset(dev.table),
         data_collator=PackedCollator(CONTEXT, SFT_ANSWERS),
         processing_class=load_processing_class(model),
         peft_config=adapter_config(group.lora),
     )
     add_answer_head(weights)
     trainer.attach("sft", rows, observer)
+    trainer.watch(group, group.sft, model, dev)
     return trainer

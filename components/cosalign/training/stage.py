@@ -25,18 +25,20 @@ from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.safety_template import export_template
 from cosalign.runtime.logs import get_logger
 from cosalign.training.checkpoints import CheckpointStore
+from cosalign.training.outcome import Outcome, chosen_dev
 from cosalign.training.provenance import training_provenance
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainerSettings, TrainingGroup
     from cosalign.store.storage import Storage
     from cosalign.training.encode import Rows
-    from cosalign.training.trainers import RowObserver
+    from cosalign.training.finite_steps import RowObserver
 
 SCHEME = 5
 """Raised when the same rows and settings would train another model."""
 
 MANIFEST = "cosalign.json"
+HISTORY = "history.jsonl"
 _COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 log = get_logger(__name__)
@@ -52,6 +54,10 @@ class StageResult:
         steps: Optimizer steps.
         changed: Share of the weights that differ from the start's in bf16.
         curve: One entry a step.
+        kept_step: The step whose model this is: the last, or the best on the development split.
+        dev: Figures on that split of the ``best`` and the ``last`` model; empty where none was
+            measured.
+        skipped: Batches left out for a loss or gradient that was not finite.
     """
 
     model: str
@@ -59,6 +65,9 @@ class StageResult:
     steps: int
     changed: float
     curve: list[dict[str, float]]
+    kept_step: int
+    dev: dict[str, dict[str, float]]
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Stage:
         storage: Where results and checkpoints lie.
         cache: A local folder with room for a model.
         observer: Told the rows of every micro batch.
+        dev: The development split's rows; ``None`` or empty where there are none.
     """
 
     name: str
@@ -82,6 +92,7 @@ class Stage:
     storage: Storage
     cache: Path
     observer: RowObserver | None = None
+    dev: Rows | None = None
 
     @property
     def settings(self) -> TrainerSettings:
@@ -102,7 +113,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        """Storage folder of the result, and of all that leads to it."""
+        """Storage folder of the result, of the history, and of all that leads to them."""
         return f"training/{self.name}/{self.fingerprint}"
 
     @property
@@ -120,9 +131,29 @@ class Stage:
                 "stage": self.name,
                 "start": self.start.digest,
                 "rows": self.rows.digest,
+                "dev": None if self.measured is None else self.measured.digest,
                 "recipe": self.recipe,
             },
         )
+
+    @property
+    def measured(self) -> Rows | None:
+        """The rows of the development split that are measured; ``None`` where none are.
+
+        Raises:
+            DataError: The best model is asked for, and there is nothing to tell it by.
+        """
+        if self.settings.eval_steps is None:
+            return None
+        if self.dev is None or not self.dev.table.num_rows:
+            if self.settings.keep == "best":
+                raise DataError(
+                    f"training.{self.name}.keep is best, and the development split has no "
+                    f"{self.name} rows to tell it by; raise prompts.dev_share, or keep the last"
+                )
+            return None
+        table = chosen_dev(self.dev.table, self.settings.eval_rows, self.group.seed)
+        return replace(self.dev, table=table)
 
 
 def run_stage(stage: Stage) -> StageResult:
@@ -171,18 +202,22 @@ def _stored_result(stage: Stage) -> StageResult | None:
 def train_stage(stage: Stage) -> None:
     """Trains as one of the processes that do; the first of them stores model and result."""
     from cosalign.training.ranks import this_process
-    from cosalign.training.trainers import curve_of, free_memory, quiet_libraries, train
+    from cosalign.training.resuming import train
+    from cosalign.training.stage_history import StageHistory
+    from cosalign.training.trainers import free_memory, quiet_libraries
 
+    checkpoints = _checkpoints(stage)
     with quiet_libraries():
-        trainer = stage_trainer(stage, _checkpoints(stage).folder)
-        model = train(trainer, stage, _checkpoints(stage))
-        digest = _store_model(stage, model) if model is not None else ""
-    steps, curve = int(trainer.state.global_step), curve_of(trainer)
+        trainer = stage_trainer(stage, checkpoints.folder)
+        history = StageHistory(stage.storage, f"{stage.folder}/{HISTORY}")
+        model = train(trainer, stage, checkpoints, history)
+        outcome = Outcome.of(trainer.state, stage.settings.keep)
+        digest = _store_model(stage, model, outcome) if model is not None else ""
     # The next stage needs the room of this one's weights and optimizer.
     del trainer, model
     free_memory()
     if digest:
-        _store_result(stage, digest, steps, curve)
+        _store_result(stage, digest, outcome)
     this_process().wait()
 
 
@@ -192,41 +227,49 @@ def _checkpoints(stage: Stage) -> CheckpointStore:
     from cosalign.training.world import shards
 
     form = "checkpoints/sharded" if shards(stage.group, this_process()) else "checkpoints"
-    return CheckpointStore(stage.storage, f"{stage.folder}/{form}", stage.work)
+    kept = stage.settings.keep_checkpoints
+    return CheckpointStore(stage.storage, f"{stage.folder}/{form}", stage.work, kept)
 
 
-def _store_result(stage: Stage, digest: str, steps: int, curve: list[dict[str, float]]) -> None:
+def _store_result(stage: Stage, digest: str, outcome: Outcome) -> None:
     from cosalign.training.weight_change import changed_share
 
     changed = changed_share(stage.start.path, stage.work / "model")
     log.info(
-        "stage_trained", stage=stage.name, steps=steps, model=digest[:12], changed=round(changed, 4)
+        "stage_trained",
+        stage=stage.name,
+        model=digest[:12],
+        changed=round(changed, 4),
+        steps=outcome.steps,
+        kept_step=outcome.kept_step,
+        skipped=outcome.skipped,
     )
-    result = StageResult(f"models/{digest}", digest, steps, changed, curve)
+    result = StageResult(f"models/{digest}", digest, changed=changed, **asdict(outcome))
     document = json.dumps(asdict(result), sort_keys=True).encode()
     stage.storage.write_bytes(f"{stage.folder}/result.json", document)
 
 
 def stage_trainer(stage: Stage, folder: Path) -> Any:
     """A stage's trainer, ready to train; its reference log-probabilities are paid for by now."""
-    from cosalign.training.dpo import dpo_trainer
+    from cosalign.training.dpo import dpo_trainer, reached
     from cosalign.training.sft import sft_trainer
 
-    make = dpo_trainer if stage.name == "dpo" else sft_trainer
-    rows = _with_references(stage) if stage.name == "dpo" else stage.rows
-    return make(stage.start.path, rows, stage.group, folder, stage.observer)
+    rows, dev, make = stage.rows, stage.measured, sft_trainer
+    if stage.name == "dpo":
+        make = dpo_trainer
+        rows = _with_references(stage, replace(rows, table=reached(rows.table, stage.group)))
+        dev = dev and _with_references(stage, dev)
+    return make(stage.start.path, rows, stage.group, folder, stage.observer, dev)
 
 
-def _with_references(stage: Stage) -> Rows:
-    from cosalign.training.dpo import reached
+def _with_references(stage: Stage, rows: Rows) -> Rows:
     from cosalign.training.reference_scorer import reference_pass
 
-    rows = replace(stage.rows, table=reached(stage.rows.table, stage.group))
     found = reference_pass(stage.start, stage.storage, stage.group).completed(rows)
     return replace(rows, table=found)
 
 
-def _store_model(stage: Stage, model: Any) -> str:
+def _store_model(stage: Stage, model: Any, outcome: Outcome) -> str:
     """Stores the model as ``models/<digest>`` and gives the digest."""
     import torch
 
@@ -245,17 +288,22 @@ def _store_model(stage: Stage, model: Any) -> str:
         log.warning("no_template_argument", stage=stage.name, start=stage.start.digest[:12])
     digest = resolve_model(str(folder), stage.cache).digest
     stage.storage.upload_tree(folder, f"models/{digest}")
-    stage.storage.write_bytes(f"models/{digest}/{MANIFEST}", _manifest(stage, digest, folder))
+    manifest = _manifest(stage, outcome, digest, folder)
+    stage.storage.write_bytes(f"models/{digest}/{MANIFEST}", manifest)
     return digest
 
 
-def _manifest(stage: Stage, digest: str, folder: Path) -> bytes:
+def _manifest(stage: Stage, outcome: Outcome, digest: str, folder: Path) -> bytes:
     document = {
         "digest": digest,
         "stage": stage.name,
         "start": stage.start.digest,
         "rows": {"digest": stage.rows.digest, "count": stage.rows.table.num_rows},
         "recipe": stage.recipe,
+        "steps": outcome.steps,
+        "kept_step": outcome.kept_step,
+        "dev": outcome.dev,
+        "skipped_batches": outcome.skipped,
         "files": file_hashes(folder, stage.cache),
         **training_provenance(),
     }

@@ -22,23 +22,22 @@ from cosalign.training.stage import Stage
 if TYPE_CHECKING:
     from cosalign.store.storage import Storage
 
-_ORDER, _ROWS = "order.json", "order.arrow"
+_ORDER, _ROWS, _DEV = "order.json", "order.arrow", "order_dev.arrow"
 
 
 def write_order(stage: Stage) -> None:
     """Writes what :func:`read_order` reads into the stage's folder."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, stage.rows.table.schema) as writer:
-        writer.write_table(stage.rows.table)
-    stage.storage.write_bytes(f"{stage.folder}/{_ROWS}", sink.getvalue().to_pybytes())
+    measured = stage.measured
+    stage.storage.write_bytes(f"{stage.folder}/{_ROWS}", _bytes_of(stage.rows.table))
+    if measured is not None:
+        stage.storage.write_bytes(f"{stage.folder}/{_DEV}", _bytes_of(measured.table))
     document = {
         "stage": stage.name,
         "fingerprint": stage.fingerprint,
         "start": stage.start.uri,
         "training": stage.group.model_dump(mode="json"),
-        "names": stage.rows.names,
-        "too_long": stage.rows.too_long,
-        "tokens": stage.rows.tokens,
+        "rows": _described(stage.rows),
+        "dev": None if measured is None else _described(measured),
     }
     stage.storage.write_bytes(f"{stage.folder}/{_ORDER}", json.dumps(document).encode())
 
@@ -55,16 +54,15 @@ def read_order(storage: Storage, folder: str, cache: Path) -> Stage:
         DataError: It is not what was written.
     """
     order: dict[str, Any] = json.loads(storage.read_bytes(f"{folder}/{_ORDER}"))
-    with pa.ipc.open_file(pa.py_buffer(storage.read_bytes(f"{folder}/{_ROWS}"))) as reader:
-        table = reader.read_all()
-    rows = Rows(table, tuple(order["names"]), order["too_long"], order["tokens"])
+    dev = None if order["dev"] is None else _read_rows(storage, f"{folder}/{_DEV}", order["dev"])
     stage = Stage(
         order["stage"],
         resolve_model(order["start"], cache),
-        rows,
+        _read_rows(storage, f"{folder}/{_ROWS}", order["rows"]),
         TrainingGroup.model_validate(order["training"]),
         storage,
         cache,
+        dev=dev,
     )
     if stage.fingerprint != order["fingerprint"]:
         raise DataError(
@@ -76,5 +74,23 @@ def read_order(storage: Storage, folder: str, cache: Path) -> Stage:
 
 def withdraw_order(stage: Stage) -> None:
     """Removes the files: they hold token ids, and nobody reads them again."""
-    for name in (_ORDER, _ROWS):
+    for name in (_ORDER, _ROWS, _DEV):
         stage.storage.delete(f"{stage.folder}/{name}")
+
+
+def _bytes_of(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _described(rows: Rows) -> dict[str, Any]:
+    return {"names": rows.names, "too_long": rows.too_long, "tokens": rows.tokens}
+
+
+def _read_rows(storage: Storage, path: str, described: dict[str, Any]) -> Rows:
+    with pa.ipc.open_file(pa.py_buffer(storage.read_bytes(path))) as reader:
+        table = reader.read_all()
+    return Rows(table, tuple(described["names"]), described["too_long"], described["tokens"])

@@ -21,8 +21,15 @@ from cosalign.training.double import double_stage
 from cosalign.training.stage import Stage, StageResult, run_stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyarrow import Table
+
+    from cosalign.domain.run_config import TrainerSettings, TrainingGroup
     from cosalign.runtime.step import ManifestDraft, StepContext
-    from cosalign.training.encode import Rows
+    from cosalign.training.encode import ChatEncoder, Rows
+
+    EncodeRows = Callable[[Table, ChatEncoder, int], Rows]
     from cosalign.training.records import Records
 
 Curves = dict[str, list[dict[str, float]]]
@@ -121,16 +128,34 @@ def _trained(
     # Both are encoded first: a DPO that cannot run must say so before SFT takes its hours.
     sft_rows = encode_sft(records.sft, encoder, group.sft.max_length)
     dpo_rows = encode_dpo(records.dpo, encoder, group.dpo.max_length)
-    sft_stage = Stage("sft", base, sft_rows, group, storage, _cache(context))
+    sft_dev, dpo_dev = _encoded_dev(records, encoder, group)
+    sft_stage = Stage("sft", base, sft_rows, group, storage, _cache(context), dev=sft_dev)
+    dpo_stage = replace(sft_stage, name="dpo", rows=dpo_rows, dev=dpo_dev)
+    # Asked for here, so that a best model without a development split is refused before all.
+    _ = sft_stage.measured, dpo_stage.measured
     sft = run_stage(sft_stage)
     start = resolve_model(storage.uri_of(sft.model), _cache(context))
-    dpo = run_stage(replace(sft_stage, name="dpo", start=start, rows=dpo_rows))
+    dpo = run_stage(replace(dpo_stage, start=start))
     for name, rows, result in (("sft", sft_rows, sft), ("dpo", dpo_rows, dpo)):
         _report(name, rows, result, context, draft)
     draft.metrics["first_dpo_loss"] = dpo.curve[0]["loss"] if dpo.curve else None
     stages = {"sft": TrainedStage(sft, sft_rows), "dpo": TrainedStage(dpo, dpo_rows)}
     release_model(context, base, records, stages, draft)
     return {"sft": sft.curve, "dpo": dpo.curve}
+
+
+def _encoded_dev(
+    records: Records, encoder: ChatEncoder, group: TrainingGroup
+) -> tuple[Rows | None, Rows | None]:
+    """The development split's rows; none where a stage does not measure them, or has none."""
+    from cosalign.training.encode import encode_dpo, encode_sft
+
+    def encoded(settings: TrainerSettings, table: Table, encode: EncodeRows) -> Rows | None:
+        wanted = settings.eval_steps is not None and table.num_rows
+        return encode(table, encoder, settings.max_length) if wanted else None
+
+    sft = encoded(group.sft, records.sft_dev, encode_sft)
+    return sft, encoded(group.dpo, records.dpo_dev, encode_dpo)
 
 
 def _report(
@@ -142,6 +167,14 @@ def _report(
         f"{name}_too_long": rows.too_long,
         f"{name}_steps": result.steps,
         f"{name}_epoch_tokens": rows.tokens,
+        f"{name}_kept_step": result.kept_step,
+        f"{name}_skipped_batches": result.skipped,
     }
+    for model in ("best", "last"):
+        measured = result.dev.get(model, {})
+        draft.metrics[f"{name}_dev_loss_{model}"] = measured.get("loss")
+        if name == "dpo":
+            accuracy = measured.get("rewards/accuracies")
+            draft.metrics[f"dpo_dev_accuracy_{model}"] = accuracy
     draft.metrics[f"{name}_last_loss"] = result.curve[-1]["loss"] if result.curve else None
     draft.metrics[f"{name}_weights_changed"] = result.changed

@@ -1,10 +1,9 @@
 """What SFT and DPO share: settings for TRL, rows with names, progress, checkpoints.
 
-TRL's trainers are used as they are, with four additions. Batches carry row numbers, so that a
-non-finite loss stops the run and names the rows before the optimizer or a checkpoint sees it.
-Checkpoints go to storage. Progress is log lines. And a step's loss is a sum over all ranks and
-micro batches by what it is a mean of (answer tokens, pairs), so that how rows are spread over them
-changes nothing.
+TRL's trainers are used as they are, with additions by mixin. Batches carry row numbers. The loss of
+a step is a sum over all ranks and micro batches by what it is a mean of (answer tokens, pairs), so
+that how rows are spread over them changes nothing. What watches over the steps is added in
+:mod:`cosalign.training.watched_trainer`.
 
 Heavy: import this module only once training is certain.
 """
@@ -15,7 +14,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,22 +22,16 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from cosalign.domain.errors import StorageError, UserError
-from cosalign.training.checkpoints import KEPT, CheckpointStore
+from cosalign.domain.errors import StorageError
 from cosalign.training.cpu_sharding import cpu_sharding_admitted
+from cosalign.training.finite_steps import RowObserver
 from cosalign.training.ranks import this_process
-from cosalign.training.row_order import FILLER, RealRowsFirst, filled_up
-from cosalign.training.stage_callback import StageCallback
-from cosalign.training.whole_model import checkpoint_model, gathered_model
-from cosalign.training.world import ShardingProof, require_world, sharding_arguments, shards
+from cosalign.training.row_order import RealRowsFirst, filled_up
+from cosalign.training.world import sharding_arguments
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainerSettings, TrainingGroup
     from cosalign.training.encode import Rows
-    from cosalign.training.stage import Stage
-
-RowObserver = Callable[[list[int]], None]
-"""Called with the row numbers of every micro batch; tests compare orders with it."""
 
 _FULL_BYTES = 1 << 20
 _SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
@@ -47,7 +40,7 @@ _OPTIMIZERS = {"rmsprop": "rmsprop", "adamw_torch": "adamw_torch_fused"}
 
 
 class NamedRows:
-    """Mixin before a TRL trainer: finite losses only, and no model cards in checkpoints."""
+    """Mixin before a TRL trainer: rows with names, in an order that fits any number of ranks."""
 
     stage = ""
     names: Sequence[str] = ()
@@ -80,34 +73,23 @@ class NamedRows:
     def _send_telemetry(self) -> None:
         """None: TRL would tell its makers of every trainer that is made."""
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """The trainer's loss; a non-finite one raises :class:`UserError`."""
-        rows: list[int] = inputs["rows"].tolist()
-        if self.observer is not None:
-            self.observer(rows)
-        loss: torch.Tensor = super().compute_loss(  # type: ignore[misc]
-            model, inputs, *args, **kwargs
-        )
-        if not torch.isfinite(loss):
-            named = ", ".join(self.names[row] for row in rows if row != FILLER)
-            raise UserError(
-                f"the {self.stage} loss is not finite in rows {named} (prompt/config); nothing of "
-                f"this step was kept. Lower training.{self.stage}.learning_rate, or look at them"
-            )
-        return loss
-
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: a checkpoint is no publication."""
 
 
 def common_arguments(
-    group: TrainingGroup, settings: TrainerSettings, folder: Path
+    group: TrainingGroup, settings: TrainerSettings, folder: Path, measured: bool = False
 ) -> dict[str, Any]:
     """The arguments that SFTConfig and DPOConfig share.
 
-    ``max_length`` is none: rows that are too long were set aside, so nothing may be cut.
+    ``max_length`` is none: rows that are too long were set aside, so nothing may be cut. Old
+    checkpoints are dropped by :mod:`cosalign.training.checkpoints`, which knows what is whole.
+
+    Args:
+        group: The run's training settings.
+        settings: Those of the stage.
+        folder: Where checkpoints are written.
+        measured: Whether there is a development split to measure on.
     """
     ranks = this_process()
     recompute = recomputes(group)
@@ -136,7 +118,11 @@ def common_arguments(
         "data_seed": group.seed,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
-        "save_total_limit": KEPT,
+        "save_total_limit": None,
+        "eval_strategy": "steps" if measured else "no",
+        "eval_steps": settings.eval_steps if measured else None,
+        "metric_for_best_model": "loss" if measured else None,
+        "greater_is_better": False if measured else None,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "report_to": [],
@@ -184,38 +170,6 @@ def load_processing_class(folder: Path) -> Any:
     )
 
 
-def train(trainer: Any, stage: Stage, checkpoints: CheckpointStore) -> Any:
-    """Runs a trainer from the newest whole checkpoint to the end.
-
-    Returns:
-        The trained model, plain and whole, on the first rank; ``None`` on the others.
-    """
-    ranks = this_process()
-    require_world(trainer.accelerator, stage.group, ranks.world)
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.add_callback(ShardingProof(shards(stage.group, ranks)))
-    newest = ranks.agreed(checkpoints.newest() if ranks.first else None)
-    if newest is not None and _restored_finished(trainer, newest):
-        return checkpoint_model(newest, stage.start.path, stage.group) if ranks.first else None
-    with ExitStack() as stack:
-        trainer.add_callback(StageCallback(stage.name, checkpoints, stack))
-        stack.enter_context(full_disk_named(checkpoints.folder))
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    return gathered_model(trainer, stage.start.path, stage.group)
-
-
-def _restored_finished(trainer: Any, checkpoint: Path) -> bool:
-    """Whether a checkpoint is that of the last step; if so, its state is taken.
-
-    transformers 5.19, resumed there in the middle of an epoch, trains one step too many.
-    """
-    state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
-        return False
-    trainer.state = state
-    return True
-
-
 @contextmanager
 def full_disk_named(folder: Path) -> Iterator[None]:
     """Torch and safetensors report a full disk as errors of their own; so ask the disk."""
@@ -235,16 +189,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def curve_of(trainer: Any) -> list[dict[str, float]]:
-    """One entry a step, whatever process trained it: loss, rate, gradient norm, and so on.
-
-    Times are left out, so that equal training gives equal files.
-    """
-    wanted = (
-        "step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy",
-        "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
-    )  # fmt: skip
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return [{name: float(e[name]) for name in wanted if name in e} for e in logged]
