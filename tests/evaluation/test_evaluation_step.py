@@ -240,10 +240,10 @@ def test_a_benchmark_alone_is_split_into_seen_and_unseen(tmp_path: Path) -> None
     config = config.model_copy(update={"configs": config.configs.model_copy(update={"files": ()})})
     manifest, _ = run(config, prompts_table(0))
     card = json.loads(file(config, manifest, "scores"))
-    assert card["by_split"]["seen"]["dpo"]["items"] == 5
-    assert card["by_split"]["unseen"]["dpo"]["items"] == 5
+    assert card["by_split"]["seen"]["scores"]["dpo"]["items"] == 5
+    assert card["by_split"]["unseen"]["scores"]["dpo"]["items"] == 5
     assert "cosa_score/dpo/benchmark:violence" in manifest.metrics
-    assert list(card["by_suite"]) == ["benchmark:bench"]
+    assert list(card["suites"]) == ["benchmark:bench"]
 
 
 def test_answers_that_failed_are_unknown_and_lower_coverage(tmp_path: Path, regions: Path) -> None:

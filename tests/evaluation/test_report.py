@@ -16,16 +16,17 @@ UNKNOWN: dict[str, Any] = {**dict.fromkeys(SCORE), "coverage": 0.0, "items": 40,
 
 
 def card(scores: dict[str, Any], **more: Any) -> dict[str, Any]:
+    part = {"items": 40, "scores": scores, "differences": {}}
     config = {
         "label": "eu-bank", "names": ["eu-bank"], "regions": ["EU & <i>more</i>"],
         "source": "region", "kind": "categorical", "allowed": ["violence"], "items": 40,
-        "scores": scores, "by_type": {"allowed": scores, "partial": scores},
+        "scores": scores, "by_type": {"allowed": part, "partial": part},
     }  # fmt: skip
     return {
         "systems": list(scores),
         "settings": {"confidence": 0.95, "bootstrap": 100, "max_tokens": 64},
-        "overall": scores, "differences": {}, "by_suite": {"control": scores}, "by_split": {},
-        "by_type": {"allowed": scores}, "configs": [config], "counts": {"items": 40},
+        "overall": scores, "differences": {}, "suites": {"control": part}, "by_split": {},
+        "by_type": {"allowed": part}, "configs": [config], "counts": {"items": 40},
         "warnings": [], "models": {"judge": {"uri": "<judge>", "digest": "a" * 64}}, **more,
     }  # fmt: skip
 

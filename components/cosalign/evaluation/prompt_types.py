@@ -13,7 +13,8 @@ from cosalign.domain.fingerprint import seed_of
 FREEFORM = "freeform"
 """The type of prompts under a free-form config: nothing says how its text treats them."""
 
-PROMPT_TYPES = ("allowed", "partial", "disallowed", FREEFORM)
+ALLOWED = "allowed"
+PROMPT_TYPES = (ALLOWED, "partial", "disallowed", FREEFORM)
 
 
 class Typed(Protocol):
@@ -40,7 +41,7 @@ def prompt_type(risk_mask: int, allowed_mask: int) -> str:
     being a subset, else ``disallowed``.
     """
     if not risk_mask & ~allowed_mask:
-        return "allowed"
+        return ALLOWED
     return "partial" if risk_mask & allowed_mask else "disallowed"
 
 

@@ -26,6 +26,7 @@ from cosalign.evaluation.adherence import Adherence
 from cosalign.evaluation.answering import answer_and_judge
 from cosalign.evaluation.answers import Answers, System
 from cosalign.evaluation.item_rows import config_rows, item_rows
+from cosalign.evaluation.item_table import ItemTable, read_items
 from cosalign.evaluation.items import (
     EvaluatedConfig,
     EvaluationItems,
@@ -34,16 +35,13 @@ from cosalign.evaluation.items import (
     region_configs,
 )
 from cosalign.evaluation.judge_card import judge_card, judge_metrics, judge_warnings
+from cosalign.evaluation.measured import Measured
 from cosalign.evaluation.model_size import parameter_count
 from cosalign.evaluation.report import Material, render_report
 from cosalign.evaluation.report_items import ShownItem, shown_items
-from cosalign.evaluation.scorecard import Measured, Scorecard, flat_metrics, scorecard
+from cosalign.evaluation.scorecard import Scorecard, flat_metrics, scorecard
 from cosalign.evaluation.suites import open_suites, suites_identity
-from cosalign.evaluation.systems import (
-    TRAINED,
-    open_systems,
-    systems_identity,
-)
+from cosalign.evaluation.systems import TRAINED, open_systems, systems_identity
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.calibration import scoring_identity
@@ -111,8 +109,8 @@ class EvaluationStep:
         draft.counts.update(adherence.counts)
         draft.counts.update(done.counts)
         draft.metrics.update(adherence.metrics)
-        _write_tables(context, draft, items, answers, adherence)
-        card = scorecard(Measured(items, adherence, context.taxonomy, config.evaluation))
+        stored = _write_tables(context, draft, items, answers, adherence)
+        card = scorecard(Measured(stored, config.evaluation), context.taxonomy, items.counts)
         _name_models(card, systems, judge.identity)
         card["judge"] = measured
         card["warnings"] += judge_warnings(measured)
@@ -166,11 +164,13 @@ def _write_tables(
     items: EvaluationItems,
     answers: Answers,
     adherence: Adherence,
-) -> None:
+) -> ItemTable:
+    """Writes the tables, and gives the items as they were stored."""
     draws = read_table(context.storage, context.inputs["synthesis"].tables["draws"])
+    rows, configs = item_rows(items, answers, adherence), config_rows(items.configs, draws)
     tables = {
-        "evaluation": (item_rows(items, answers, adherence), EVALUATION),
-        "evaluated_configs": (config_rows(items.configs, draws), EVALUATED_CONFIGS),
+        "evaluation": (rows, EVALUATION),
+        "evaluated_configs": (configs, EVALUATED_CONFIGS),
         "answers": (answers.table, RESPONSES),
         "verdicts": (adherence.verdicts, VERDICTS),
     }
@@ -182,6 +182,7 @@ def _write_tables(
         path = f"{context.folder}/{name}.parquet"
         tagged = with_metadata(schema, context.taxonomy.digest)
         draft.tables[name] = write_table(context.storage, path, table, tagged)
+    return read_items(rows, configs, context.config.evaluation.system_names)
 
 
 def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -> None:
