@@ -10,6 +10,7 @@ from tests.evaluation.evaluation_world import ABUSE, FINANCIAL, TAXONOMY, VIOLEN
 from tests.evaluation.item_world import config_row, item_row, item_table
 
 from cosalign.domain.run_config import EvaluationGroup
+from cosalign.evaluation.bootstrap import Resampling
 from cosalign.evaluation.measured import Measured
 from cosalign.evaluation.scorecard import Scorecard, flat_metrics, scorecard
 
@@ -21,14 +22,17 @@ CONFIGS = [
 
 
 def card_of_rows(
-    rows: list[dict[str, Any]], configs: list[dict[str, Any]] | None = None, **counts: int
+    rows: list[dict[str, Any]],
+    configs: list[dict[str, Any]] | None = None,
+    counts: dict[str, int] | None = None,
 ) -> Scorecard:
     systems = tuple(dict.fromkeys(row["system"] for row in rows))
     table = item_table(rows, CONFIGS if configs is None else configs, systems)
-    return scorecard(Measured(table, EvaluationGroup(bootstrap=100)), TAXONOMY, counts)
+    measured = Measured(table, Resampling(100, 0.95, 0))
+    return scorecard(measured, TAXONOMY, EvaluationGroup(bootstrap=100), counts)
 
 
-def card_of(values: dict[str, list[float]], **counts: int) -> Scorecard:
+def card_of(values: dict[str, list[float]], counts: dict[str, int] | None = None) -> Scorecard:
     """Systems whose h * s are given; the first half is the region's, the second the benchmark's."""
     rows = []
     for system, scores in values.items():
@@ -39,7 +43,7 @@ def card_of(values: dict[str, list[float]], **counts: int) -> Scorecard:
                      prompt_type="disallowed", split="seen", risk_mask=FINANCIAL)
             for i, score in enumerate(scores[half:])
         ]  # fmt: skip
-    return card_of_rows(rows, **counts)
+    return card_of_rows(rows, counts=counts)
 
 
 def test_scores_are_cut_by_config_type_split_and_suite() -> None:
@@ -184,5 +188,5 @@ def test_warnings_name_low_coverage_few_items_and_leaks() -> None:
     assert "(dpo 89%)" in coverage
     (size,) = card_of({"ica": [0.5] * 58})["warnings"]
     assert "eu (29), none (29)" in size
-    (leak,) = card_of({"ica": many}, benchmark_items_in_training=3)["warnings"]
+    (leak,) = card_of({"ica": many}, {"benchmark_items_in_training": 3})["warnings"]
     assert leak.startswith("3 benchmark items")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from cosalign.domain.run_config import EvaluationGroup
 from cosalign.evaluation.bootstrap import Resampling, bootstrap_means
 from cosalign.evaluation.cosa_score import (
     FIGURES,
@@ -37,16 +36,11 @@ reference."""
 
 @dataclass(frozen=True)
 class Measured:
-    """Stored items, and the settings by which they are summed up."""
+    """Stored items, settings of the intervals, and what systems are compared with."""
 
     items: ItemTable
-    settings: EvaluationGroup
-
-    @property
-    def resampling(self) -> Resampling:
-        """Settings of the intervals."""
-        group = self.settings
-        return Resampling(group.bootstrap, group.confidence, group.seed)
+    resampling: Resampling
+    references: tuple[str, ...] = REFERENCES
 
     def part(self, chosen: BoolArray, *, intervals: bool = True) -> Part:
         """The figures over some items.
@@ -107,8 +101,9 @@ class Measured:
         return found
 
     def _pairs(self, systems: list[str]) -> list[tuple[str, str]]:
-        pairs = [(s, r) for s in systems for r in REFERENCES if r in systems and r != s]
-        return [(s, r) for s, r in pairs if not _reversed(s, r)]
+        known = [name for name in self.references if name in systems]
+        pairs = [(s, r) for s in systems for r in known if r != s]
+        return [(s, r) for s, r in pairs if not (s in known and known.index(s) < known.index(r))]
 
 
 def difference_json(difference: Interval, pairs: int) -> dict[str, float | int | None]:
@@ -124,8 +119,3 @@ def difference_json(difference: Interval, pairs: int) -> dict[str, float | int |
 def rounded(value: float) -> float | None:
     """A figure with six places; ``None`` where it is unknown."""
     return None if math.isnan(value) else round(value, 6)
-
-
-def _reversed(system: str, reference: str) -> bool:
-    """Whether a reference is compared with what it is a reference for: said once is enough."""
-    return system in REFERENCES and REFERENCES.index(reference) > REFERENCES.index(system)

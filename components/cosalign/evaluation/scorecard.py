@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cosalign.domain.run_config import EvaluationGroup
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.evaluation.cosa_score import BoolArray
 from cosalign.evaluation.item_table import (
@@ -54,13 +55,17 @@ Scorecard = dict[str, Any]
 
 
 def scorecard(
-    measured: Measured, taxonomy: Taxonomy, counts: Mapping[str, int] | None = None
+    measured: Measured,
+    taxonomy: Taxonomy,
+    settings: EvaluationGroup,
+    counts: Mapping[str, int] | None = None,
 ) -> Scorecard:
     """All figures, as JSON; see the module's docstring.
 
     Args:
         measured: The stored items.
         taxonomy: Whose categories the items' masks speak of.
+        settings: Under which the items were chosen, answered and summed up.
         counts: Counts of the items, to stand beside the figures.
     """
     items = measured.items
@@ -69,9 +74,7 @@ def scorecard(
     card: Scorecard = {
         "schema": SCHEMA_VERSION,
         "systems": list(items.systems),
-        "settings": measured.settings.model_dump(
-            mode="json", exclude={"benchmark", "report_texts"}
-        ),
+        "settings": settings.model_dump(mode="json", exclude={"benchmark", "report_texts"}),
         "overall": overall["scores"],
         "differences": overall["differences"],
         "suites": _cut(measured, _suites(items)),
