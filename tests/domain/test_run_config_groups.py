@@ -27,6 +27,7 @@ def test_the_groups_of_the_run_config() -> None:
         "pairing",
         "training",
         "evaluation",
+        "gate",
     ]
 
 

@@ -97,10 +97,10 @@ def _shown(
         prompt_type=item.prompt_type,
         marks={
             system: (known(adherence.h[system], at), known(adherence.s[system], at))
-            for system in settings.system_names
+            for system in answers.ids
         },
         prompt=item.text if settings.report_texts else None,
-        answers={s: texts[answers.ids[s][at]] for s in settings.system_names} if texts else None,
+        answers={s: texts[answers.ids[s][at]] for s in answers.ids} if texts else None,
     )
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
 from cosalign.domain.run_config import RunConfig
+from cosalign.domain.run_config.gate import CURRENT
+from cosalign.domain.run_config.systems import SystemSettings
 from cosalign.domain.schemas import (
     EVALUATED_CONFIGS,
     EVALUATION,
@@ -25,6 +28,15 @@ from cosalign.domain.schemas import (
 from cosalign.evaluation.adherence import Adherence
 from cosalign.evaluation.answering import answer_and_judge
 from cosalign.evaluation.answers import Answers, System
+from cosalign.evaluation.bootstrap import Resampling
+from cosalign.evaluation.gate_step import (
+    find_rival,
+    gate_identity,
+    promote_where_told,
+    rival_model,
+    run_gate,
+    stored_models,
+)
 from cosalign.evaluation.item_rows import config_rows, item_rows
 from cosalign.evaluation.item_table import ItemTable, read_items
 from cosalign.evaluation.items import (
@@ -55,6 +67,7 @@ from cosalign.judging.open_judge import (
     open_judge,
 )
 from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
+from cosalign.store.model_pointer import Entry
 from cosalign.store.storage import Storage, read_uri
 from cosalign.store.tables import read_table, write_table
 
@@ -90,13 +103,15 @@ class EvaluationStep:
             "protocol": response_protocol(taxonomy).digest,
             "scoring": scoring_identity(config),
             "canaries": canary_identity(config),
+            "gate": gate_identity(context),
         }
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
         """Answers and judges what is not in the ledgers yet, then writes tables and report."""
         config = context.config
         items = _items(context)
-        systems = open_systems(config, context.inputs["training"])
+        rival = find_rival(context)
+        systems = open_systems(config, context.inputs["training"]) + _rival_system(context, rival)
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, context.taxonomy, context.storage, host)
             last = _judging_model(config, judge)
@@ -110,15 +125,18 @@ class EvaluationStep:
         draft.counts.update(done.counts)
         draft.metrics.update(adherence.metrics)
         stored = _write_tables(context, draft, items, answers, adherence)
-        card = scorecard(Measured(stored, config.evaluation), context.taxonomy, items.counts)
+        card = _scorecard(context, stored, items.counts)
         _name_models(card, systems, judge.identity)
         card["judge"] = measured
         card["warnings"] += judge_warnings(measured)
+        models = stored_models((system.name, system.model) for system in systems)
+        run_gate(context, draft, card, models, rival)
         draft.counts.update(card["counts"])
         draft.metrics.update(flat_metrics(card))
         draft.metrics.update(judge_metrics(measured))
         shown = shown_items(items, answers, adherence, config.evaluation)
         _write_files(context, draft, card, shown)
+        promote_where_told(context, draft)
 
 
 def _items(context: StepContext) -> EvaluationItems:
@@ -156,6 +174,25 @@ def _config_identity(config: EvaluatedConfig) -> Json:
     question = None if rendered.allowed_mask is not None else follows_protocol(rendered.text).digest
     text = fingerprint("system prompt", rendered.text)
     return [list(config.names), list(config.regions), rendered.config_id, text, question]
+
+
+def _rival_system(context: StepContext, rival: Entry | None) -> list[System]:
+    """The promoted model as one more system, asked as the candidate is: under the config."""
+    if rival is None:
+        return []
+    if CURRENT in context.config.evaluation.system_names:
+        raise ConfigError(
+            f"evaluation.systems: {CURRENT!r} is the name of the promoted model, which the gate "
+            "adds; call the system otherwise"
+        )
+    settings = SystemSettings(name=CURRENT, model=rival.uri)
+    return [System(settings, rival_model(context, rival))]
+
+
+def _scorecard(context: StepContext, items: ItemTable, counts: Mapping[str, int]) -> Scorecard:
+    group = context.config.evaluation
+    resampling = Resampling(group.bootstrap, group.confidence, group.seed)
+    return scorecard(Measured(items, resampling), context.taxonomy, group, counts)
 
 
 def _write_tables(

@@ -71,6 +71,22 @@ COMMANDS = {
         "cosalign.judging.commands:judge",
         "Calibrate the judge, and have people check it.",
     ),
+    "report": LazyCommand(
+        "cosalign.evaluation.commands:report_group",
+        "Put evaluations side by side.",
+    ),
+    "promote": LazyCommand(
+        "cosalign.evaluation.commands:promote_command",
+        "Make a model the current one, if its gate passed.",
+    ),
+    "rollback": LazyCommand(
+        "cosalign.evaluation.commands:rollback_command",
+        "Make an earlier model current again.",
+    ),
+    "models": LazyCommand(
+        "cosalign.evaluation.commands:models_command",
+        "List what was promoted, when and by whom.",
+    ),
     "plan": LazyCommand(
         "cosalign.training.commands:plan",
         "Plan what a training will take.",

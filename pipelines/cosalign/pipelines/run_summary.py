@@ -54,6 +54,7 @@ class RunSummary:
         finished: When the run ended, ISO 8601 in UTC; run ids that people choose tell no time.
         report: The report's path, where there is one.
         data_card: The data card's, likewise.
+        fingerprints: Fingerprints of the steps that ended, by step.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class RunSummary:
     models: dict[str, str] = field(default_factory=dict)
     finished: str = ""
     data_card: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> bytes:
         """The content of ``summary.json``."""
@@ -86,6 +88,7 @@ class RunSummary:
             "stages": stages,
             "metrics": self.metrics,
             "models": self.models,
+            "fingerprints": self.fingerprints,
             "report": self.report,
             "data_card": self.data_card,
         }
@@ -119,8 +122,17 @@ def summarise(
     models = read_manifest(Path(trained.path)).models if trained else {}
     return RunSummary(
         run_id, pipeline, config_digest, tuple(reports), metrics, report, models,
-        data_card=data_card,
+        data_card=data_card, fingerprints=_fingerprints(reports),
     )  # fmt: skip
+
+
+def _fingerprints(reports: Sequence[TaskReport]) -> dict[str, str]:
+    found = {report.task: _artifact(reports, report.task) for report in reports}
+    return {
+        name: str(artifact.metadata["fingerprint"])
+        for name, artifact in found.items()
+        if artifact and "fingerprint" in artifact.metadata
+    }
 
 
 def _page(reports: Sequence[TaskReport], name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cosalign.domain.run_config.engine import EngineGroup, ModelsGroup
 from cosalign.domain.run_config.evaluation import EvaluationGroup
+from cosalign.domain.run_config.gate import GateGroup
 from cosalign.domain.run_config.judging import JudgingGroup, ScoringGroup, SecondJudge
 from cosalign.domain.run_config.pairing import PairingGroup
 from cosalign.domain.run_config.prompts import (
@@ -36,6 +37,7 @@ __all__ = [
     "DpoSettings",
     "EngineGroup",
     "EvaluationGroup",
+    "GateGroup",
     "GeneratorSettings",
     "JudgingGroup",
     "Mode",
@@ -104,6 +106,7 @@ class RunConfig(StrictModel):
     pairing: PairingGroup = PairingGroup()
     training: TrainingGroup = TrainingGroup()
     evaluation: EvaluationGroup = EvaluationGroup()
+    gate: GateGroup = GateGroup()
 
     def plain(self) -> dict[str, Any]:
         """The config as plain JSON, every default filled in."""
