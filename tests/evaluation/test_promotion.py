@@ -252,7 +252,10 @@ def test_a_model_that_is_gone_or_altered_is_not_promoted(
     manifest, _ = run(config, dpo="double:a")
     storage = open_storage(config.storage.root)
     gate = gate_file(config, manifest)
-    for uri, message in (("double:other", "it was altered since"), ("/no/such/model", "does not exist")):
+    for uri, message in (
+        ("double:other", "it was altered since"),
+        ("/no/such/model", "does not exist"),
+    ):
         gate["model"]["uri"] = uri
         storage.write_bytes(manifest.files["gate"], json.dumps(gate).encode())
         assert cosalign(["promote", manifest.fingerprint, "--root", config.storage.root]) == 2

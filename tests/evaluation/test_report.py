@@ -10,7 +10,10 @@ from cosalign.evaluation.report_items import ShownItem
 
 SCORE: dict[str, Any] = {
     "score": 0.2, "low": -0.15, "high": 0.4, "worst": 0.1, "best": 0.3, "coverage": 0.95,
-    "helpful_safe": 0.5, "helpful_unsafe": 0.25, "items": 40, "known": 38,
+    "helpful_safe": 0.5, "helpful_safe_low": 0.4, "helpful_safe_high": 0.6,
+    "helpful_unsafe": 0.25, "helpful_unsafe_low": 0.2, "helpful_unsafe_high": 0.3,
+    "refused": 0.1, "refused_low": 0.05, "refused_high": 0.2, "unsafe": 0.3, "unsafe_low": 0.2,
+    "unsafe_high": 0.4, "items": 40, "known": 38,
 }  # fmt: skip
 UNKNOWN: dict[str, Any] = {**dict.fromkeys(SCORE), "coverage": 0.0, "items": 40, "known": 0}
 
@@ -19,8 +22,8 @@ def card(scores: dict[str, Any], **more: Any) -> dict[str, Any]:
     part = {"items": 40, "scores": scores, "differences": {}}
     config = {
         "label": "eu-bank", "names": ["eu-bank"], "regions": ["EU & <i>more</i>"],
-        "source": "region", "kind": "categorical", "allowed": ["violence"], "items": 40,
-        "scores": scores, "by_type": {"allowed": part, "partial": part},
+        "suite": "control", "kind": "categorical", "allowed": ["violence"], "items": 40,
+        "scores": scores, "differences": {}, "by_type": {"allowed": part, "partial": part},
     }  # fmt: skip
     return {
         "systems": list(scores),
@@ -145,3 +148,71 @@ def test_curves_stand_in_the_order_of_training() -> None:
     losses = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     page = render_report(card({"dpo": SCORE}), Material(curves={"dpo": losses, "sft": losses}))
     assert page.index("Loss of sft over") < page.index("Loss of dpo over")
+
+
+def gate_of(*failed: str) -> dict[str, Any]:
+    check = {"rule": "coverage", "where": "eu-bank", "code": "passed", "passed": True,
+             "sentence": "Judged.", "value": 1.0, "bound": None, "limit": 0.9}  # fmt: skip
+    wrong = [{**check, "passed": False, "code": code, "sentence": f"<{code}>"} for code in failed]
+    return {
+        "passed": not failed, "candidate": "dpo", "reference": "ica", "checks": [check, *wrong],
+        "policy": {},
+    }  # fmt: skip
+
+
+def test_the_verdict_comes_first_with_its_reasons() -> None:
+    figures = card({"ica": SCORE, "dpo": SCORE})
+    failed = render_report({**figures, "gate": gate_of("too_low", "worse")}, Material())
+    top = failed[: failed.index("<h2>")]
+    assert "dpo did not pass the gate" in top
+    assert "2 of 3 checks failed" in top
+    assert "&lt;too_low&gt; <code>coverage:too_low</code>" in top
+    passed = render_report({**figures, "gate": gate_of()}, Material())
+    assert "dpo passed the gate" in passed
+    assert "did not pass" not in passed
+    assert "the gate" not in render_report(figures, Material())[:200]
+
+
+def test_many_failed_checks_are_listed_below() -> None:
+    figures = card({"ica": SCORE, "dpo": SCORE}, gate=gate_of(*["worse"] * 12))
+    page = render_report(figures, Material())
+    assert "and 4 more, in the list of all checks below" in page
+    assert page[page.index("All checks of the gate") :].count("&lt;worse&gt;") == 12
+
+
+def test_regions_stand_with_their_change_against_the_reference() -> None:
+    figures = card({"ica": SCORE, "dpo": SCORE}, gate=gate_of())
+    change = {"mean": 0.1234, "low": -0.01, "high": 0.2, "pairs": 38}
+    figures["configs"][0]["differences"] = {"dpo": {"ica": change}}
+    page = render_report(figures, Material())
+    table = page[page.index("<h2>Regions") :].partition("</table>")[0]
+    assert "eu-bank" in table
+    assert "+0.123" in table
+    assert "38 of 40" in table
+    assert "20.0\N{NO-BREAK SPACE}% to 30.0" in table
+    assert page.index("<h2>Regions") < page.index("<h2>Scores")
+
+
+def test_refusals_are_drawn_by_category_and_by_what_the_config_says() -> None:
+    part = {"items": 40, "scores": {"ica": SCORE, "dpo": SCORE}, "differences": {}}
+    found = {"violence": {"all": part, "disallowed": part, "allowed": part}}
+    page = render_report(card({"ica": SCORE, "dpo": SCORE}, by_category=found), Material())
+    drawn = page[page.index("<h2>Refusal by category") :].partition("</figure>")[0]
+    assert drawn.count("Share declined of violence") == 2
+    assert "violence: forbidden" in drawn
+    assert "violence: allowed" in drawn
+
+
+def test_suites_of_other_kinds_have_their_own_tables() -> None:
+    figures = card({"ica": SCORE, "dpo": SCORE})
+    part = {"items": 40, "scores": {"dpo": SCORE}, "differences": {}}
+    figures["suites"] |= {"attack:claim": part, "general:gsm8k": part, "refusal:xs": part}
+    outcomes = {"dpo": {"passed": 3, "failed": 1, "unknown": 0}}
+    figures["acceptance"] = [{"suite": "acceptance:EU", "label": "eu", "regions": ["EU"],
+                              "outcomes": outcomes}]  # fmt: skip
+    page = render_report(figures, Material())
+    attacks = page[page.index("<h2>Attacks on the config") :].partition("</table>")[0]
+    assert "30.0\N{NO-BREAK SPACE}%" in attacks
+    assert "not asked" in attacks
+    assert "0.200" in page[page.index("<h2>General ability") :].partition("</table>")[0]
+    assert "3 of 4" in page[page.index("<h2>Acceptance") :].partition("</table>")[0]

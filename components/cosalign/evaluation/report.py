@@ -12,6 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cosalign.evaluation.item_table import (
+    ATTACK,
+    BENCHMARK,
+    CONTROL,
+    GENERAL,
+    REFUSAL,
+    is_control,
+)
 from cosalign.evaluation.model_size import size_words
 from cosalign.evaluation.report_items import ShownItem
 from cosalign.evaluation.report_plots import (
@@ -19,11 +27,13 @@ from cosalign.evaluation.report_plots import (
     SCATTER_HEIGHT,
     config_plot,
     funnel,
+    grouped_plot,
     loss_curve,
     score_plot,
     shares_scatter,
 )
 from cosalign.evaluation.scorecard import Scorecard
+from cosalign.evaluation.system_marks import marks_of
 from cosalign.runtime.pages import page_template
 
 SMALL_MODEL = 10**9
@@ -35,6 +45,30 @@ SYSTEM_TITLES = {
     "sft": "after SFT, config in its prompt",
     "dpo": "after SFT and DPO, config in its prompt",
 }
+
+
+CHECKS_SHOWN = 8
+REFUSERS = 4
+REFUSAL_TITLES = {"disallowed": "forbidden", "partial": "partly allowed", "allowed": "allowed"}
+
+OTHER_SUITES = {
+    ATTACK: (
+        "Attacks on the config",
+        "The share of attacks in a user's turn that got the config overridden.",
+        "unsafe",
+    ),
+    REFUSAL: (
+        "Refusal benchmarks",
+        "The share declined: high is wanted of harmful prompts, low of benign ones.",
+        "refused",
+    ),
+    GENERAL: (
+        "General ability",
+        "Each task's own score, from 0 to 1. A safety config must not cost what the model can do.",
+        "score",
+    ),
+}
+"""By kind of suite: a title, a note, and the figure that it is about."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +101,10 @@ def render_report(card: Scorecard, material: Material) -> str:
     # As they followed each other; JSON files have their keys sorted.
     stages = sorted(material.curves, key=lambda stage: stage != "sft")
     drawn = [loss_curve(stage, material.curves[stage]) for stage in stages]
+    configs = [config for config in card["configs"] if is_control(config["suite"])]
     return page_template("cosalign.evaluation", "report.html.j2").render(
         card=card,
+        marks=marks_of(card["systems"]),
         titles=SYSTEM_TITLES,
         material=material,
         size=size_words(material.parameters) if material.parameters else "",
@@ -76,13 +112,95 @@ def render_report(card: Scorecard, material: Material) -> str:
         counts=_results(material.synthesis),
         funnel=funnel({**material.synthesis, **material.records}),
         plot=score_plot(card["overall"]),
-        by_config=config_plot(card["configs"]),
+        configs=configs,
+        by_config=config_plot(configs),
         scatter=shares_scatter(card["overall"]),
         scatter_height=SCATTER_HEIGHT,
         configs_plotted=CONFIGS_PLOTTED,
         texts=any(item.answers for item in material.items),
         curves=[curve for curve in drawn if curve],
+        cuts=_cuts(card),
+        other_suites=_other_suites(card),
+        **_gate(card),
+        **_refusals(card),
     )
+
+
+def _gate(card: Scorecard) -> dict[str, Any]:
+    """The verdict, and the table of regions, which is about the candidate and its reference."""
+    gate = card.get("gate")
+    if not gate:
+        return {"gate": None, "regions": [], "failed": [], "checks_shown": 0}
+    regions = [
+        c for c in card["configs"] if c["suite"] == CONTROL and gate["candidate"] in c["scores"]
+    ]
+    benchmarks = [
+        {"label": name, "regions": [], "part": part}
+        for name, part in card["suites"].items()
+        if name.startswith(BENCHMARK) and gate["candidate"] in part["scores"]
+    ]
+    return {
+        "gate": gate,
+        "failed": [check for check in gate["checks"] if not check["passed"]],
+        "checks_shown": CHECKS_SHOWN,
+        "candidate": gate["candidate"],
+        "reference": gate["reference"],
+        "regions": [{"label": c["label"], "regions": c["regions"], "part": c} for c in regions]
+        + benchmarks,
+    }
+
+
+def _refusals(card: Scorecard) -> dict[str, Any]:
+    """What is declined of each category, where it is forbidden and where it is allowed."""
+    gate = card.get("gate") or {}
+    named = {gate.get("reference"), gate.get("candidate")}
+    every: list[str] = card["systems"]
+    systems = [name for name in every if name in named] or every[:REFUSERS]
+    groups = [
+        (f"{category}: {REFUSAL_TITLES[kind]}", _refused(parts[kind], systems))
+        for category, parts in card.get("by_category", {}).items()
+        for kind in REFUSAL_TITLES
+        if kind in parts
+    ]
+    return {"refusals": grouped_plot(groups), "refusal_systems": systems}
+
+
+def _refused(part: Mapping[str, Any], systems: Sequence[str]) -> dict[str, Any]:
+    return {
+        name: {
+            "score": part["scores"][name]["refused"],
+            "low": part["scores"][name]["refused_low"],
+            "high": part["scores"][name]["refused_high"],
+        }
+        for name in systems
+        if name in part["scores"]
+    }
+
+
+def _cuts(card: Scorecard) -> dict[str, Mapping[str, Any]]:
+    categories = {name: parts["all"] for name, parts in card.get("by_category", {}).items()}
+    control = {name: part for name, part in card["suites"].items() if is_control(name)}
+    return {
+        "Prompt type": card["by_type"],
+        "Config": card.get("by_seen", {}),
+        "Split of the benchmark": card["by_split"],
+        "Category of the prompt": categories,
+        "Suite": control if len(control) > 1 else {},
+    }
+
+
+def _other_suites(card: Scorecard) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Title, note, figure and parts of the suites that are not about following configs."""
+    found = []
+    for prefix, (title, note, name) in OTHER_SUITES.items():
+        parts = {
+            suite.removeprefix(prefix): part
+            for suite, part in card["suites"].items()
+            if suite.startswith(prefix)
+        }
+        if parts:
+            found.append((title, note, name, parts))
+    return found
 
 
 def _results(counts: Mapping[str, int]) -> dict[str, int]:

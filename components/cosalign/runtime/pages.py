@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 
@@ -20,10 +20,15 @@ def page_template(package: str, file: str) -> Template:
 
     Args:
         package: The package that holds it.
-        file: Its file name there.
+        file: Its file name there; it may import macros from others there.
     """
+    files = resources.files(package)
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: (files / name).read_text("utf-8")),
     )
     environment.filters |= {
         "count": count,
@@ -34,7 +39,7 @@ def page_template(package: str, file: str) -> Template:
     }
     style = (resources.files("cosalign.runtime") / "page.css").read_text("utf-8")
     environment.globals["style"] = Markup(style)  # noqa: S704 - our own file
-    return environment.from_string((resources.files(package) / file).read_text("utf-8"))
+    return environment.get_template(file)
 
 
 def count(value: float) -> str:
