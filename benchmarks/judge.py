@@ -15,10 +15,10 @@ addressed and helpfulness. The ways:
   what the cache's blocks hold of the evidence are shared; the cheapest that separate requests get.
 - ``rationale``: 400 tokens of reasoning; the verdict in it is given away free.
 
-Each round runs every way in turn, from a cache that holds the rubric and nothing else: the slow ways
-once, ``ours``, ``bare`` and ``one_token`` five times, since what tells them apart is little. Speedups
-are of medians. Shares are medians of ratios within a turn, whose runs are seconds apart: what else
-the machine does drifts. The planner's prediction of cached tokens is compared with vLLM's
+Each round runs every way in turn, from a cache that holds the rubric and nothing else: the slow
+ways once, ``ours``, ``bare`` and ``one_token`` five times, since what tells them apart is little.
+Speedups are of medians. Shares are medians of ratios within a turn, whose runs are seconds apart:
+what else the machine does drifts. The planner's prediction of cached tokens is compared with vLLM's
 own count in the runs of ``ours``.
 """
 
