@@ -103,6 +103,32 @@ def finished(
     return manifest, storage
 
 
+def finished_freeform(root: Path) -> Storage:
+    """The same with one prompt drawn under a region's policy, which one answer of two follows."""
+    storage = open_storage(str(root))
+    made = made_tables(storage)
+    policy = {**_config("none0"), "config_id": "policy", "kind": "freeform", "allowed_mask": None,
+              "template": "", "order": "", "digest": "p"}  # fmt: skip
+    draw = {"prompt_id": "cards", "config_id": "policy", "mode": "regional", "allowed_mask": None}
+    judged = [
+        {"response_id": response_id("cards", answer), "config_id": "policy", "judge": "j" * 64,
+         "follows": follows, "follows_probability": 0.875 if follows else 0.25, "outside_mass": 0.1}
+        for answer, follows in (("plain", True), ("both", False))
+    ]  # fmt: skip
+    for step, name, schema, rows in (
+        ("synthesis", "configs", CONFIGS, [policy]),
+        ("synthesis", "draws", DRAWS, [draw]),
+        ("scoring", "follows", FOLLOWS, judged),
+    ):
+        table = pa.Table.from_pylist(rows, schema=schema)
+        made[step].tables[name] = write_table(storage, f"free/{name}.parquet", table, schema)
+    for step, manifest in made.items():
+        path = f"steps/{step}/{'ab' * 32}/manifest.json"
+        storage.write_bytes(path, manifest.model_dump_json().encode())
+    run_step(PairingStep(), config_of(root), made)
+    return storage
+
+
 def _prompt(name: str) -> dict[str, object]:
     mask, licence, split = PROMPT_ROWS[name]
     return {

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.pairing.card_world import PROMPT_TEXT, finished, response_id
+from tests.pairing.card_world import PROMPT_TEXT, finished, finished_freeform, response_id
 
 from cosalign.inference.generation import response_ledger
 from cosalign.pipelines.command_line import main
@@ -61,6 +61,21 @@ def test_a_trace_says_where_everything_comes_from(tmp_path: Path, capsys: Captur
     ):
         assert fact in text, fact
     assert "THE TABLE SAYS" not in text
+
+
+def test_a_policys_pair_says_who_follows_it(tmp_path: Path, capsys: Capture) -> None:
+    finished_freeform(tmp_path)
+    (pair_id,) = listed(capsys, tmp_path)
+    text = shown(capsys, pair_id, "--root", str(tmp_path))
+    for fact in (
+        "free-form; digest p; region de",
+        "rendering: its own text",
+        f"chosen {response_id('cards', 'plain')}",
+        "error = 3 x 0 breaks the policy (follows it with p 0.875) + 1 x 0 not addressed = 0",
+        f"rejected {response_id('cards', 'both')}",
+        "error = 3 x 1 breaks the policy (follows it with p 0.250) + 1 x 0 not addressed = 3",
+    ):
+        assert fact in text, fact
 
 
 def test_a_calibration_is_named_in_place_of_thresholds(tmp_path: Path, capsys: Capture) -> None:

@@ -69,7 +69,7 @@ class Trace:
         allows = "free-form" if mask is None else f"allows {_names(self.taxonomy, mask)}"
         yield f"config {config['config_id']}"
         yield f"  {allows}; digest {config['digest']}; region {config['region'] or 'none'}"
-        yield f"  rendering: template {config['template']}, order {config['order'] or 'none'}"
+        yield f"  rendering: {_rendering(config)}"
         yield f"  drawn for the prompt as: {draw.get('mode', 'regional') if draw else 'unknown'}"
 
     def _response_lines(self, role: str, config: Mapping[str, Any]) -> Iterator[str]:
@@ -136,10 +136,16 @@ class Trace:
         w, addressed = group.weights, bool(verdict["addressed"])
         terms = (
             f"{_tenths(w.beta)} x {int(not row['follows'])} breaks the policy"
-            f"{_p(row['follows_probability'])} + {_tenths(w.gamma)} x {int(not addressed)} "
-            "not addressed"
+            f" (follows it with p {row['follows_probability']:.3f}) + {_tenths(w.gamma)} x "
+            f"{int(not addressed)} not addressed"
         )
         return terms, follows_error_tenths(row["follows"], addressed, w)
+
+
+def _rendering(config: Mapping[str, Any]) -> str:
+    if not config["template"]:
+        return "its own text"
+    return f"template {config['template']}, order {config['order'] or 'none'}"
 
 
 def open_trace(pair: FoundPair, run: MadeRun) -> Trace:
