@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cosalign.pipelines.ir import Pipeline, parse_pipeline
+from cosalign.pipelines.ir import Pipeline
+from cosalign.pipelines.ir_parsing import parse_pipeline
 
 Spec = dict[str, Any]
 DATASET = {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -14,17 +13,21 @@ import pytest
 
 from cosalign.domain.errors import UserError
 from cosalign.pipelines.command_line import main
-from cosalign.pipelines.compilation import compile_pipeline, compiled_path
+from cosalign.pipelines.compilation import (
+    GRAPHS,
+    compile_pipeline,
+    compiled_path,
+    shipped_pipeline,
+)
 from cosalign.pipelines.images import VERSION
-from cosalign.pipelines.ir import parse_pipeline
 
 STEPS = ("synthesis", "scoring", "pairing", "training", "evaluation")
 
 
 def compiled_in_another_process(hash_seed: str, folder: Path) -> bytes:
     code = (
-        "import sys; from cosalign.pipelines.compilation import compile_pipeline;"
-        "sys.stdout.write(compile_pipeline('cosalign'))"
+        "import sys; from cosalign.pipelines.compilation import GRAPHS, compile_pipeline;"
+        "sys.stdout.write(''.join(compile_pipeline(name).package() for name in GRAPHS))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(
@@ -37,7 +40,8 @@ def test_two_processes_compile_the_same_bytes_as_the_checked_in_file(tmp_path: P
     one = compiled_in_another_process("1", tmp_path)
     other = compiled_in_another_process("4242", Path.cwd())
     assert one == other
-    assert one == compiled_path("cosalign").read_bytes(), "run `cosalign compile`"
+    shipped = "".join(shipped_pipeline(name).package() for name in GRAPHS)
+    assert one == shipped.encode(), "run `cosalign compile`"
 
 
 def test_an_unknown_pipeline_is_refused() -> None:
@@ -45,40 +49,12 @@ def test_an_unknown_pipeline_is_refused() -> None:
         compile_pipeline("cosaling")
 
 
-def test_steps_run_in_the_order_of_the_method_and_know_their_inputs() -> None:
-    pipeline = parse_pipeline(compiled_path("cosalign").read_bytes(), "compiled")
-    assert tuple(task.name for task in pipeline.tasks) == STEPS
-    assert {task.name: sorted(task.artifacts) for task in pipeline.tasks} == {
-        "synthesis": [],
-        "scoring": ["synthesis"],
-        "pairing": ["scoring", "synthesis"],
-        "training": ["pairing", "synthesis"],
-        "evaluation": ["synthesis", "training"],
-    }
-    assert set(pipeline.parameters) == {"run_config_uri", "run_config_digest"}
-
-
-def test_every_step_gives_an_artifact_of_its_own_name_and_starts_its_own_module() -> None:
-    for step in parse_pipeline(compiled_path("cosalign").read_bytes(), "compiled").tasks:
-        assert step.name in step.output_artifacts
-        assert step.container.command == ("python", "-m", f"cosalign.{step.name}")
-        assert step.container.args == ("--executor-input", "{{$}}")
-        assert step.container.image == f"cosalign-{step.name}:{VERSION}"
-        assert step.retry.max_retries > 0
-
-
-def test_steps_that_read_files_of_the_user_are_never_taken_from_a_cache() -> None:
-    tasks = json.loads(compiled_path("cosalign").read_text())["root"]["dag"]["tasks"]
-    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == {"scoring", "pairing", "training"}
-
-
 def test_image_version_is_that_of_the_distribution(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, "runtime"])
 def test_component_interfaces_import_kfp_alone(step: str, repository: Path) -> None:
     source = (repository / f"components/cosalign/{step}/component.py").read_text()
     imported = {
@@ -92,17 +68,25 @@ def test_component_interfaces_import_kfp_alone(step: str, repository: Path) -> N
 def test_compile_writes_a_file_that_check_accepts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "new" / "cosalign.json"
-    assert main(["compile", "--output", str(target)]) == 0
-    assert main(["compile", "--check", "--output", str(target)]) == 0
+    target = tmp_path / "new" / "evaluate.yaml"
+    assert main(["compile", "evaluate", "--output", str(target)]) == 0
+    assert main(["compile", "evaluate", "--check", "--output", str(target)]) == 0
     assert "current" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_checked_in_files_are_what_the_package_holds(name: str) -> None:
+    files = shipped_pipeline(name).files(name)
+    assert {path.read_text(encoding="utf-8") for path in files} == set(files.values())
+    assert compiled_path(name) in files
 
 
 def test_check_of_a_stale_file_fails_and_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "cosalign.json"
-    target.write_text(compiled_path("cosalign").read_text().replace("cosalign.scoring", "other"))
+    text = shipped_pipeline("cosalign").package().replace("cosalign.scoring", "other")
+    target.write_text(text)
     stale = target.read_bytes()
     assert main(["compile", "--check", "--output", str(target)]) == 2
     message = capsys.readouterr().err

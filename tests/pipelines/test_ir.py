@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosalign.pipelines.ir import Pipeline, PipelineError, RetryPolicy, parse_pipeline
+from cosalign.pipelines.ir import Pipeline, PipelineError, RetryPolicy
+from cosalign.pipelines.ir_parsing import parse_pipeline
 
 Spec = dict[str, Any]
 Build = Callable[..., Spec]
@@ -66,15 +67,14 @@ def test_any_graph_without_circles_runs_each_task_once_after_what_it_needs(
     ("path", "value", "named"),
     [
         ("root/dag/tasks/second/triggerPolicy", {"condition": "1 == 2"}, "a condition"),
-        ("root/dag/tasks/second/triggerPolicy", {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"},
-         "an exit handler"),
-        ("root/dag/tasks/second/parameterIterator", {"itemInput": "x"}, "a loop"),
+        ("root/dag/tasks/second/triggerPolicy", {"strategy": "SOMETIMES"}, "'SOMETIMES'"),
+        ("root/dag/tasks/second/parameterIterator", {"itemInput": "x"}, "a loop over one"),
+        ("root/dag/tasks/second/iteratorPolicy", {"parallelismLimit": 2}, "parallelism"),
         ("root/dag/tasks/second/artifactIterator", {"itemInput": "x"}, "a loop"),
         ("root/dag/tasks/second/newFeature", {}, "'newFeature'"),
-        ("root/dag/tasks/second/inputs/parameters/s", {"taskFinalStatus": {}}, "final status"),
         ("root/dag/tasks/second/inputs/artifacts/rows", {"componentInputArtifact": "rows"},
-         "an input artifact of the pipeline"),
-        ("components/comp-second/dag", {"tasks": {}}, "a nested graph"),
+         "there is no 'rows'"),
+        ("components/comp-second/dag", {"tasks": {}, "outputs": {"artifacts": {}}}, "artifacts"),
         ("components/comp-second/outputDefinitions/artifacts/sums/isArtifactList", True,
          "a list of artifacts"),
         ("deploymentSpec/executors/exec-second", {"importer": {}}, "an importer"),
@@ -96,7 +96,7 @@ def test_what_is_not_known_is_refused_with_task_and_feature(
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("root/dag/outputs", {"artifacts": {}}, "outputs of the pipeline"),
+        ("root/dag/outputs", {"artifacts": {}}, "'outputs'"),
         ("platforms", {"kubernetes": {}}, "platform settings"),
         ("schemaVersion", "3.0.0", "schemaVersion 3.0.0"),
         ("root/dag/tasks/second/dependentTasks", ["frist"], "did you mean 'first'"),

@@ -17,7 +17,7 @@ import yaml
 from kfp import compiler, dsl, local
 from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
-from cosalign.pipelines.ir import parse_pipeline
+from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import SubprocessLauncher
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 

@@ -13,13 +13,14 @@ from cosalign.pipelines.ir import Pipeline, PipelineError, Task
 from cosalign.pipelines.resolution import (
     RunNames,
     RuntimeArtifact,
+    Scope,
     TaskOutputs,
     TaskPlaces,
     collect_outputs,
     executor_input,
     resolve_command,
-    run_parameters,
 )
+from cosalign.pipelines.run_parameters import run_parameters
 
 Spec = dict[str, Any]
 Build = Callable[..., Spec]
@@ -56,12 +57,12 @@ def with_inputs(
 
 def parameter_values(pipeline: Pipeline, **given: Any) -> dict[str, Any]:
     values = run_parameters(pipeline, given)
-    found = executor_input(pipeline.tasks[0], values, {}, PLACES)
+    found = executor_input(pipeline.tasks[0], Scope(values), {}, PLACES)
     return dict(found["inputs"].get("parameterValues", {}))
 
 
 def test_executor_input_has_the_fields_of_kfp(second: Task) -> None:
-    assert executor_input(second, {}, EARLIER, PLACES) == {
+    assert executor_input(second, Scope(), EARLIER, PLACES) == {
         "inputs": {
             "artifacts": {
                 "rows": {
@@ -151,7 +152,7 @@ def test_run_parameters_that_do_not_fit_are_refused(
 
 def command_of(pipeline: Pipeline, word: str, **values: Any) -> str:
     only = pipeline.tasks[0]
-    given = executor_input(only, values, {}, PLACES)
+    given = executor_input(only, Scope(values), {}, PLACES)
     container = type(only.container)(only.container.image, (word,), (), {}, {})
     return resolve_command(type(only)(**{**vars(only), "container": container}), given, NAMES)[0]
 
@@ -203,7 +204,7 @@ def test_a_parameter_that_looks_like_a_placeholder_stays_text(
     ],
 )
 def test_placeholders(placeholder: str, value: str, second: Task) -> None:
-    given = executor_input(second, {}, EARLIER, PLACES)
+    given = executor_input(second, Scope(), EARLIER, PLACES)
     container = type(second.container)("x", ("echo",), (placeholder,), {}, {})
     echo = type(second)(**{**vars(second), "container": container})
     assert resolve_command(echo, given, NAMES) == ("echo", value)
@@ -220,7 +221,7 @@ def test_placeholders(placeholder: str, value: str, second: Task) -> None:
     ],
 )
 def test_unknown_placeholders_are_refused_and_not_passed_on(placeholder: str, second: Task) -> None:
-    given = executor_input(second, {}, EARLIER, PLACES)
+    given = executor_input(second, Scope(), EARLIER, PLACES)
     container = type(second.container)("x", ("echo",), (placeholder,), {}, {})
     echo = type(second)(**{**vars(second), "container": container})
     with pytest.raises(PipelineError, match="task 'second'") as refusal:
@@ -229,7 +230,7 @@ def test_unknown_placeholders_are_refused_and_not_passed_on(placeholder: str, se
 
 
 def test_a_task_may_move_an_artifact_and_add_metadata_but_not_retype_it(second: Task) -> None:
-    given = executor_input(second, {}, EARLIER, PLACES)
+    given = executor_input(second, Scope(), EARLIER, PLACES)
     own = {
         "uri": "gs://bucket/run/second/moved",
         "metadata": {"n": 1},
@@ -244,7 +245,7 @@ def test_a_task_may_move_an_artifact_and_add_metadata_but_not_retype_it(second: 
 
 
 def test_without_executor_output_artifacts_are_where_they_were_planned(second: Task) -> None:
-    given = executor_input(second, {}, EARLIER, PLACES)
+    given = executor_input(second, Scope(), EARLIER, PLACES)
     assert collect_outputs(second, given, nothing_written).artifacts["sums"].uri == (
         "gs://bucket/run/second/sums"
     )
@@ -260,7 +261,7 @@ def counting(build: Build, task: Build, component: Build, parsed: Parse) -> Task
 def test_output_parameters_come_from_the_executor_output_before_their_files(
     counting: Task,
 ) -> None:
-    given = executor_input(counting, {}, {}, PLACES)
+    given = executor_input(counting, Scope(), {}, PLACES)
     files = {
         given["outputs"]["outputFile"]: '{"parameterValues": {"n": 4.0}}',
         given["outputs"]["parameters"]["n"]["outputFile"]: "5",
@@ -277,7 +278,7 @@ def test_output_parameters_come_from_the_executor_output_before_their_files(
 def test_a_missing_or_malformed_output_parameter_is_the_tasks_defect(
     text: str | None, message: str, counting: Task
 ) -> None:
-    given = executor_input(counting, {}, {}, PLACES)
+    given = executor_input(counting, Scope(), {}, PLACES)
     files = {given["outputs"]["parameters"]["n"]["outputFile"]: text}
     with pytest.raises(CosalignError, match=message) as defect:
         collect_outputs(counting, given, files.get)

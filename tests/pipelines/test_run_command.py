@@ -14,7 +14,7 @@ import yaml
 
 from cosalign.domain.run_config import RunConfig, StorageGroup
 from cosalign.pipelines.command_line import main
-from cosalign.pipelines.ir import parse_pipeline
+from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.run_command import RunOrder
 from cosalign.store.storage import Storage
 

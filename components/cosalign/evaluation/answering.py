@@ -72,6 +72,27 @@ def answer_and_judge(
     return Answered(settled.answers, adherence, counts)
 
 
+def pay_for_answers(
+    context: StepContext,
+    host: EngineHost,
+    judge: Judge,
+    systems: list[System],
+    items: EvaluationItems,
+) -> dict[str, int]:
+    """Answers and judges for the ledgers' sake, and gives how much was made.
+
+    It is the part of :func:`answer_and_judge` that knows no other items than its own, so that it
+    can be done share by share; whom a second judge is asked about depends on all.
+    """
+    config, taxonomy = context.config, context.taxonomy
+    shots, last = open_shots(context, systems, items), judge.identity.model_digest
+    asking = Asking(host, context.storage, last, config.evaluation.max_tokens, shots)
+    drafts, filters = _drafts(context, asking, systems, items)
+    judged = judge_drafts(judge, taxonomy, items, drafts, config.scoring)
+    verdicts = judged.made + sum(own.made for own in filters.values())
+    return {"answers_made": drafts.made, "verdicts_made": verdicts}
+
+
 def _drafts(
     context: StepContext, asking: Asking, systems: list[System], items: EvaluationItems
 ) -> tuple[Answers, dict[str, Judged]]:

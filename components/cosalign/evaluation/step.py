@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +27,7 @@ from cosalign.domain.schemas import (
     with_metadata,
 )
 from cosalign.evaluation.adherence import Adherence
-from cosalign.evaluation.answering import answer_and_judge
+from cosalign.evaluation.answering import answer_and_judge, pay_for_answers
 from cosalign.evaluation.answers import Answers, System
 from cosalign.evaluation.bootstrap import Resampling
 from cosalign.evaluation.gate_step import (
@@ -66,6 +67,7 @@ from cosalign.judging.open_judge import (
     judging_identity,
     open_judge,
 )
+from cosalign.runtime.shares import Share
 from cosalign.runtime.step import ManifestDraft, StepContext, StepManifest
 from cosalign.store.model_pointer import Entry
 from cosalign.store.storage import Storage, read_uri
@@ -105,6 +107,17 @@ class EvaluationStep:
             "canaries": canary_identity(config),
             "gate": gate_identity(context),
         }
+
+    def pay(self, context: StepContext, share: Share) -> Mapping[str, int]:
+        """Has all systems answer a share of the prompts, and the first judge judge the answers."""
+        config, items = context.config, _items(context)
+        items = replace(items, items=[item for item in items.items if share.has(item.prompt_id)])
+        if not items.items:
+            return {}
+        systems = open_systems(config, context.inputs["training"])
+        with EngineHost(config.models.engine) as host:
+            judge = open_judge(config, context.taxonomy, context.storage, host)
+            return pay_for_answers(context, host, judge, systems, items)
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
         """Answers and judges what is not in the ledgers yet, then writes tables and report."""

@@ -20,10 +20,17 @@ from cosalign.runtime.logs import get_logger
 
 
 class EngineHost:
-    """Holder of at most one running engine; ``starts`` counts engine starts."""
+    """Holder of at most one running engine; ``starts`` counts engine starts.
 
-    def __init__(self, settings: EngineGroup) -> None:
+    Args:
+        settings: How engines run.
+        pays: Where ``False``, no engine is started and work is only read from the ledgers: that is
+            for a step whose shares have paid, and which runs where there may be no GPU.
+    """
+
+    def __init__(self, settings: EngineGroup, *, pays: bool = True) -> None:
         self.settings = settings
+        self.pays = pays
         self.starts = 0
         self._engine: Engine | None = None
         self._digest = ""

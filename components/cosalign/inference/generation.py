@@ -84,7 +84,12 @@ def generate_responses(
         yield from _generate(host.engine(model), keys, wanted, positions)
 
     done = complete(
-        response_ledger(storage), keys, pay, work=work, flush_rows=host.settings.flush_rows
+        response_ledger(storage),
+        keys,
+        pay,
+        work=work,
+        flush_rows=host.settings.flush_rows,
+        pays=host.pays,
     )
     return [key.hex() for key in keys], done
 

@@ -33,7 +33,13 @@ class PaidWork:
 
 
 def complete(
-    ledger: Ledger, keys: Sequence[bytes], pay: Payer, *, work: str, flush_rows: int
+    ledger: Ledger,
+    keys: Sequence[bytes],
+    pay: Payer,
+    *,
+    work: str,
+    flush_rows: int,
+    pays: bool = True,
 ) -> PaidWork:
     """Makes the rows that are missing and reads all.
 
@@ -44,10 +50,15 @@ def complete(
             need not even start.
         work: What the work is called in logs.
         flush_rows: Rows stored at a time.
+        pays: Where ``False``, nothing is made: others have paid, rows that could not be made keep
+            their ``failure``, and a row that nobody has stored is an error.
+
+    Raises:
+        DataError: Nothing is to be made, and a row is not stored.
     """
     log = get_logger(__name__)
     positions = {key: i for i, key in reversed(list(enumerate(keys)))}
-    missing = ledger.missing(keys)
+    missing = ledger.missing(keys) if pays else []
     log.info("plan", work=work, asked=len(positions), stored=len(positions) - len(missing),
              to_pay=len(missing))  # fmt: skip
     if missing:

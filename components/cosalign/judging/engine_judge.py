@@ -39,8 +39,7 @@ class EngineJudge:
 
     def judge(self, protocol: LabelProtocol, items: Sequence[Evidence], work: str) -> PaidWork:
         """See :class:`cosalign.judging.judge.Judge`."""
-        flush = self.host.settings.flush_rows
-        return judge_once(self, protocol, items, self.storage, work=work, flush_rows=flush)
+        return judge_once(self, protocol, items, self.storage, self.host, work)
 
     def key(self, protocol: LabelProtocol, item: Evidence) -> bytes:
         """See :class:`cosalign.judging.judge.ModelJudge`."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from cosalign.domain.fingerprint import row_key
 from cosalign.domain.run_config import ScoringGroup
 from cosalign.domain.schemas import VERDICT_LEDGER
+from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.paid_work import PaidWork, Row, complete
 from cosalign.judging.judge_quality import QuestionQuality
 from cosalign.judging.label_protocol import Evidence, LabelProtocol
@@ -106,9 +107,8 @@ def judge_once(
     protocol: LabelProtocol,
     items: Sequence[Evidence],
     storage: Storage,
-    *,
+    host: EngineHost,
     work: str,
-    flush_rows: int,
 ) -> PaidWork:
     """Has a model judge what the ledger does not hold; see :meth:`Judge.judge`."""
     keys = [judge.key(protocol, item) for item in items]
@@ -116,7 +116,14 @@ def judge_once(
     def pay(positions: list[int]) -> Iterator[Row]:
         yield from judge.ask(protocol, {keys[i].hex(): items[i] for i in positions})
 
-    return complete(verdict_ledger(storage), keys, pay, work=work, flush_rows=flush_rows)
+    return complete(
+        verdict_ledger(storage),
+        keys,
+        pay,
+        work=work,
+        flush_rows=host.settings.flush_rows,
+        pays=host.pays,
+    )
 
 
 def verdict_ledger(storage: Storage) -> Ledger:

@@ -67,8 +67,7 @@ class WrittenJudge:
         if self.forms.form(protocol) is None:
             rows = [_unasked(protocol) for _ in items]
             return PaidWork(pa.Table.from_pylist(rows, schema=VERDICT_LEDGER), 0)
-        flush = self.host.settings.flush_rows
-        return judge_once(self, protocol, items, self.storage, work=work, flush_rows=flush)
+        return judge_once(self, protocol, items, self.storage, self.host, work)
 
     def key(self, protocol: LabelProtocol, item: Evidence) -> bytes:
         """See :class:`cosalign.judging.judge.ModelJudge`."""

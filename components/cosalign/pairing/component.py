@@ -1,6 +1,6 @@
 """The KFP interface of pairing: names and types only, so that its image needs no kfp.
 
-The image carries no tag here; the compilation adds it.
+The image carries no tag here; the graph hands in the full reference.
 """
 
 # The arguments are the interface: kfp reads them, the body passes all of them on as one JSON.
@@ -13,6 +13,7 @@ from kfp import dsl
 def pairing(
     run_config_uri: str,
     run_config_digest: str,
+    base_model_uri: str,
     synthesis: dsl.Input[dsl.Dataset],
     scoring: dsl.Input[dsl.Dataset],
     pairing: dsl.Output[dsl.Dataset],

@@ -41,6 +41,7 @@ class ExecutorIo:
         artifacts: Input artifacts: name to local path.
         output_file: Where the executor output is written.
         outputs: Output artifacts as KFP described them, by name.
+        output_parameters: Files of output parameters, by name.
         metadata: Metadata of output artifacts, by artifact name; filled in by the step.
     """
 
@@ -49,6 +50,12 @@ class ExecutorIo:
     output_file: Path
     outputs: dict[str, dict[str, Any]]
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output_parameters: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Where the task's outputs go: the same for all attempts at it, and for no other task."""
+        return min((spec["uri"] for spec in self.outputs.values()), default="")
 
     def output_path(self, name: str) -> Path:
         """The file of an output artifact; its folder is made."""
@@ -59,6 +66,13 @@ class ExecutorIo:
     def write_output(self, name: str, data: bytes) -> None:
         """Writes an output artifact."""
         _write(self.output_path(name), data)
+
+    def write_parameter(self, name: str, value: str | list[str]) -> None:
+        """Writes an output parameter, if the task has it."""
+        if name in self.output_parameters:
+            text = value if isinstance(value, str) else json.dumps(value)
+            _make_parent(self.output_parameters[name])
+            _write(self.output_parameters[name], text.encode())
 
     def finish(self) -> None:
         """Writes the executor output; without it KFP does not know that artifacts exist."""
@@ -87,6 +101,9 @@ def parse_executor_input(text: str) -> ExecutorIo:
             },
             output_file=Path(outputs["outputFile"]),
             outputs={n: o["artifacts"][0] for n, o in outputs.get("artifacts", {}).items()},
+            output_parameters={
+                n: Path(o["outputFile"]) for n, o in outputs.get("parameters", {}).items()
+            },
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
         raise ConfigError(

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,9 @@ from cosalign.domain.yaml_text import parse_yaml
 from cosalign.runtime.executor import ExecutorIo, parse_executor_input
 from cosalign.runtime.exit_codes import run_and_exit_code
 from cosalign.runtime.logs import configure_logs, get_logger
+from cosalign.runtime.permanent_failure import attempt
 from cosalign.runtime.run_config import read_run_config
+from cosalign.runtime.shares import all_shares
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import TableRef
 
@@ -72,6 +74,19 @@ class ManifestDraft:
 
 
 @dataclass(frozen=True)
+class Order:
+    """What a task asks of a step beside its config and inputs.
+
+    Attributes:
+        identities: Fingerprints that the step's shares paid for; empty where nobody has paid.
+        model_uri: The model to evaluate, where it is no model of the run's own.
+    """
+
+    identities: tuple[str, ...] = ()
+    model_uri: str | None = None
+
+
+@dataclass(frozen=True)
 class StepContext:
     """What a step works with; ``folder`` is the storage folder of its own outputs."""
 
@@ -80,6 +95,7 @@ class StepContext:
     taxonomy: Taxonomy
     inputs: dict[str, StepManifest]
     folder: str = ""
+    order: Order = Order()
 
 
 class Step(Protocol):
@@ -115,32 +131,57 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
 
 
 def run_step(
-    step: Step, config: RunConfig, inputs: dict[str, StepManifest]
+    step: Step, config: RunConfig, inputs: dict[str, StepManifest], order: Order = Order()
 ) -> tuple[StepManifest, bool]:
     """Runs a step, or finds its finished result.
 
     Returns:
         The manifest, and whether it was already there.
+
+    Raises:
+        DataError: Its shares paid for something else than what it is now asked for.
     """
-    storage = open_storage(config.storage.root)
-    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
-    context = StepContext(config, storage, taxonomy, inputs)
-    identity = _fingerprint(step, context)
+    context, identity = open_step(step, config, inputs, order)
+    storage = context.storage
     folder = f"steps/{step.name}/{identity}"
     log = get_logger(__name__).bind(step=step.name, fingerprint=identity[:12])
-    finished = _finished(storage, folder)
+    _refuse_other_shares(step, identity, order)
+    finished = finished_manifest(step, storage, identity)
     if finished is not None:
         log.info("nothing_to_do", tables=len(finished.tables))
         return finished, True
     log.info("step_started")
     draft = ManifestDraft()
-    step.execute(StepContext(config, storage, taxonomy, inputs, folder), draft)
+    step.execute(replace(context, folder=folder), draft)
     manifest = StepManifest(
         step=step.name, fingerprint=identity, storage=storage.uri, **vars(draft)
     )
     storage.write_bytes(f"{folder}/manifest.json", _manifest_bytes(manifest))
     log.info("step_finished", **manifest.counts)
     return manifest, False
+
+
+def open_step(
+    step: Step, config: RunConfig, inputs: dict[str, StepManifest], order: Order = Order()
+) -> tuple[StepContext, str]:
+    """A step's context, and the fingerprint of all that its result depends on."""
+    storage = open_storage(config.storage.root)
+    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    context = StepContext(config, storage, taxonomy, inputs, order=order)
+    return context, _fingerprint(step, context)
+
+
+def finished_manifest(step: Step, storage: Storage, identity: str) -> StepManifest | None:
+    """The manifest of a finished result, if it and all that it names are there."""
+    return _finished(storage, f"steps/{step.name}/{identity}")
+
+
+def _refuse_other_shares(step: Step, identity: str, order: Order) -> None:
+    if any(other != identity for other in order.identities):
+        raise DataError(
+            f"{step.name}: what it reads changed while its shares were paid for (a prompt file, a "
+            "safety config or a model); start the run again, nothing is paid twice"
+        )
 
 
 def read_manifest(path: Path) -> StepManifest:
@@ -192,7 +233,6 @@ def _manifest_bytes(manifest: StepManifest) -> bytes:
 
 
 def _finished(storage: Storage, folder: str) -> StepManifest | None:
-    """The finished manifest, if it and all that it names are there."""
     present = {stat.path: stat.size for stat in storage.list(folder)}
     path = f"{folder}/manifest.json"
     if path not in present:
@@ -209,7 +249,21 @@ def _finished(storage: Storage, folder: str) -> StepManifest | None:
 
 
 def _run(step: Step, argv: Sequence[str]) -> None:
-    io = _parse(step, argv)
+    io = parse_arguments(step, argv)
+    config = task_config(step, io)
+    with attempt(open_storage(config.storage.root), io):
+        manifest, reused = run_step(step, config, task_inputs(step, io), task_order(io))
+        shares = all_shares(int(io.parameters.get("shards", 0)))
+        io.write_parameter("shares", [str(share) for share in shares])
+        _write_outputs(step, io, manifest, reused)
+
+
+def task_config(step: Step, io: ExecutorIo) -> RunConfig:
+    """The run config that a task names, with the base model that the task names, if it does.
+
+    Raises:
+        ConfigError: An input is missing, or the config is another than its digest says.
+    """
     missing = [name for name in step.inputs if name not in io.artifacts]
     if missing or "run_config_uri" not in io.parameters:
         needed = missing[0] if missing else "run_config_uri"
@@ -217,9 +271,20 @@ def _run(step: Step, argv: Sequence[str]) -> None:
     config = read_run_config(
         io.parameters["run_config_uri"], io.parameters.get("run_config_digest") or None
     )
-    inputs = {name: read_manifest(io.artifacts[name]) for name in step.inputs}
-    manifest, reused = run_step(step, config, inputs)
-    _write_outputs(step, io, manifest, reused)
+    base = io.parameters.get("base_model_uri")
+    models = config.models.model_copy(update={"base": base}) if base else config.models
+    return config.model_copy(update={"models": models})
+
+
+def task_inputs(step: Step, io: ExecutorIo) -> dict[str, StepManifest]:
+    """The manifests that a task hands in."""
+    return {name: read_manifest(io.artifacts[name]) for name in step.inputs}
+
+
+def task_order(io: ExecutorIo) -> Order:
+    """What a task asks for beside."""
+    identities = tuple(io.parameters.get("identities") or ())
+    return Order(identities, io.parameters.get("model_uri") or None)
 
 
 def _write_outputs(step: Step, io: ExecutorIo, manifest: StepManifest, reused: bool) -> None:
@@ -235,7 +300,8 @@ def _write_outputs(step: Step, io: ExecutorIo, manifest: StepManifest, reused: b
     io.finish()
 
 
-def _parse(step: Step, argv: Sequence[str]) -> ExecutorIo:
+def parse_arguments(step: Step, argv: Sequence[str]) -> ExecutorIo:
+    """A task's inputs and outputs, from KFP's executor input or from plain flags."""
     parser = argparse.ArgumentParser(
         prog=f"python -m cosalign.{step.name}",
         description=(step.__doc__ or step.name).splitlines()[0],

@@ -2,8 +2,8 @@
 
 import sys
 
-from cosalign.runtime.step import main
+from cosalign.runtime.shared_step import shared_main
 from cosalign.scoring.step import ScoringStep
 
 if __name__ == "__main__":
-    sys.exit(main(ScoringStep()))
+    sys.exit(shared_main(ScoringStep()))

@@ -8,6 +8,7 @@ step's result already made. Policies in prose have no arithmetic; they alone com
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from cosalign.judging.open_judge import (
     open_judge,
 )
 from cosalign.judging.response_verdicts import judge_responses
+from cosalign.runtime.shares import Share
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.scoring.gold_labels import JUDGE, agreement, with_gold_labels
 from cosalign.store.tables import read_table, write_table
@@ -55,27 +57,39 @@ class ScoringStep:
             "max_model_len": context.config.models.engine.max_model_len,
         }
 
+    def pay(self, context: StepContext, share: Share) -> Mapping[str, int]:
+        """Has the first judge judge the responses to a share of the prompts.
+
+        The second judge is asked by the step itself: which verdicts are the most uncertain is known
+        when all are there.
+        """
+        config, taxonomy = context.config, context.taxonomy
+        asked = _read(context).only(share)
+        if not asked.responses.num_rows:
+            return {}
+        with EngineHost(config.models.engine) as host:
+            judge = open_judge(config, taxonomy, context.storage, host)
+            follows = judge_follows(
+                judge, asked.freeform_draws, asked.responses, asked.texts, config.scoring
+            )
+            judged = judge_responses(judge, taxonomy, asked.responses, asked.texts, config.scoring)
+        return {"verdicts_made": judged.made, "follows_made": follows.made}
+
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
         """Judges what is not judged yet, and writes both tables sorted by response id."""
         tables = context.inputs["synthesis"].tables
-        responses = read_table(context.storage, tables["responses"]).sort_by("response_id")
-        prompts = read_table(context.storage, tables["prompts"])
-        texts = dict(
-            zip(
-                prompts.column("prompt_id").to_pylist(),
-                prompts.column("text").to_pylist(),
-                strict=True,
-            )
-        )
+        asked = _read(context)
+        responses, texts = asked.responses, asked.texts
         with EngineHost(context.config.models.engine) as host:
             judge = open_judge(context.config, context.taxonomy, context.storage, host)
             second = open_escalation(context.config, context.taxonomy, context.storage, host)
             # First: a judge that is fooled should cost no more than its canaries.
             canaries = judge_canaries(judge, context.taxonomy, context.config)
             refuse_fooled_judge(canaries, context.config.judging.canary_bound)
-            freeform_draws = read_table(context.storage, tables["freeform_draws"])
             # The first judge's work comes first: the second one may need an engine of its own.
-            follows = judge_follows(judge, freeform_draws, responses, texts, context.config.scoring)
+            follows = judge_follows(
+                judge, asked.freeform_draws, responses, texts, context.config.scoring
+            )
             judged = judge_responses(
                 judge,
                 context.taxonomy,
@@ -107,6 +121,37 @@ class ScoringStep:
             draft.counts.update(canaries.counts())
         draft.counts["verdicts_made"] = judged.made
         draft.counts["follows_made"] = follows.made
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be judged; ``texts`` are the prompts' by id."""
+
+    responses: pa.Table
+    freeform_draws: pa.Table
+    texts: dict[str, str]
+
+    def only(self, share: Share) -> _Asked:
+        """The part of it that is about a share of the prompts."""
+        return replace(
+            self,
+            responses=_of_share(self.responses, share),
+            freeform_draws=_of_share(self.freeform_draws, share),
+        )
+
+
+def _read(context: StepContext) -> _Asked:
+    tables = context.inputs["synthesis"].tables
+    responses = read_table(context.storage, tables["responses"]).sort_by("response_id")
+    prompts = read_table(context.storage, tables["prompts"])
+    columns = (prompts.column(name).to_pylist() for name in ("prompt_id", "text"))
+    draws = read_table(context.storage, tables["freeform_draws"])
+    return _Asked(responses, draws, dict(zip(*columns, strict=True)))
+
+
+def _of_share(table: pa.Table, share: Share) -> pa.Table:
+    own = [share.has(prompt_id) for prompt_id in table.column("prompt_id").to_pylist()]
+    return table.filter(pa.array(own, pa.bool_()))
 
 
 def _count_follows(follows: pa.Table, draft: ManifestDraft) -> None:

@@ -9,7 +9,7 @@ neighbours, so shards of the prompts, each done apart, give tables that unite to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from cosalign.synthesis.policy_rewrites import (
     rewritten,
     write_policies,
 )
-from cosalign.synthesis.regional import regional_configs
+from cosalign.synthesis.regional import RegionalConfigs, regional_configs
 from cosalign.synthesis.renderings import Renderings, Slot
 from cosalign.synthesis.responses import Generator, Writers, write_responses
 
@@ -61,6 +61,7 @@ def candidate_tables(
     pool_mask: int,
     token_count: Callable[[str], int],
     counts: Counter[str],
+    policies: EngineHost | None = None,
 ) -> CandidateTables:
     """Draws configs for prompts, has policies written, and generates candidate responses.
 
@@ -71,20 +72,17 @@ def candidate_tables(
         pool_mask: The categories that configs are drawn from.
         token_count: Length of a text in the base model's tokens.
         counts: Counts what was drawn, written and set aside.
+        policies: Where policies are written, if not at ``host``.
     """
-    settings = context.config.synthesis
-    regional = regional_configs(context.config, context.taxonomy, pool_mask)
-    counts.update(regional.counts)
-    drawer = ConfigDrawer(settings, pool_mask, regional.drawn)
-    planned = drawer.pairing((p.prompt_id, p.risk_mask) for p in prompts)
-    plans = plan_candidates(prompts, settings.generators, drawer, settings.seed)
-    rewrites = _rewrites(context, host, _slots(planned, plans.values()))
+    drawn = _draw(context, prompts, pool_mask)
+    counts.update(drawn.regional.counts)
+    rewrites = _rewrites(context, policies or host, drawn.slots)
     counts.update(rewrites.counts)
-    renderings = Renderings(context.taxonomy, regional.drawn, rewrites.texts)
-    draws = pairing_draws(planned, renderings)
+    renderings = Renderings(context.taxonomy, drawn.regional.drawn, rewrites.texts)
+    draws = pairing_draws(drawn.planned, renderings)
     generators = run_generators(context.config)
     writers = Writers(host, context.storage, context.taxonomy, generators, token_count)
-    written = write_responses(writers, prompts, plans, renderings, counts)
+    written = write_responses(writers, prompts, drawn.plans, renderings, counts)
     counts.update({f"draws_{mode}": n for mode, n in Counter(d.mode for d in draws).items()})
     freeform = [_freeform_row(d, renderings) for d in draws if d.allowed_mask is None]
     tables = {
@@ -101,6 +99,40 @@ def candidate_tables(
         },
         _metrics(draws, rewrites, renderings),
     )
+
+
+def pay_for_policies(
+    context: StepContext, host: EngineHost, prompts: list[LabelledPrompt], pool_mask: int
+) -> Counter[str]:
+    """Has all policies in prose written that anything is drawn for; gives their counts.
+
+    Shares of the prompts meet the same policies, so they are written before the work is spread.
+    """
+    return _rewrites(context, host, _draw(context, prompts, pool_mask).slots).counts
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """All that was drawn for some prompts, as numbers."""
+
+    regional: RegionalConfigs
+    planned: list[PlannedDraw]
+    plans: dict[str, SlotPlan]
+
+    @property
+    def slots(self) -> set[Slot]:
+        """All slots that anything was drawn for."""
+        found = {d.choice for d in self.planned if not isinstance(d.choice, str)}
+        return found.union(*(plan.drawn for plan in self.plans.values()))
+
+
+def _draw(context: StepContext, prompts: list[LabelledPrompt], pool_mask: int) -> _Drawn:
+    settings = context.config.synthesis
+    regional = regional_configs(context.config, context.taxonomy, pool_mask)
+    drawer = ConfigDrawer(settings, pool_mask, regional.drawn)
+    planned = drawer.pairing((p.prompt_id, p.risk_mask) for p in prompts)
+    plans = plan_candidates(prompts, settings.generators, drawer, settings.seed)
+    return _Drawn(regional, planned, plans)
 
 
 def candidate_identity(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) -> dict[str, Json]:
@@ -146,12 +178,6 @@ def _rewriting_identity(config: RunConfig, taxonomy: Taxonomy) -> Json:
         "briefs": policy_briefs().digest,
         "protocol": config_protocol(taxonomy).digest,
     }
-
-
-def _slots(planned: list[PlannedDraw], plans: Iterable[SlotPlan]) -> set[Slot]:
-    """All slots that anything was drawn for."""
-    found = {draw.choice for draw in planned if not isinstance(draw.choice, str)}
-    return found.union(*(plan.drawn for plan in plans))
 
 
 def _rewrites(context: StepContext, host: EngineHost, slots: set[Slot]) -> PolicyRewrites:

@@ -1,4 +1,4 @@
-"""``cosalign compile``: write the compiled pipeline, or check that it is current."""
+"""``cosalign compile``: write the compiled pipelines, or check that they are current."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from pathlib import Path
 import click
 
 from cosalign.domain.errors import StorageError, UserError
-from cosalign.pipelines.compilation import compile_pipeline, compiled_path
-
-_PIPELINE = "cosalign"
+from cosalign.pipelines.compilation import GRAPHS, compile_pipeline
 
 
 @click.command("compile")
-@click.option("--check", is_flag=True, help="Write nothing; fail if the file is not current.")
+@click.argument("name", required=False, type=click.Choice(list(GRAPHS)))
+@click.option("--check", is_flag=True, help="Write nothing; fail if a file is not current.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write or check; the checked-in one by default.",
+    help="Write or check one pipeline as the one file (.yaml) that KFP's client and UI take; "
+    "cosalign unless NAME says otherwise.",
 )
-def compile_command(check: bool, output: Path | None) -> None:
-    """Compile the pipeline to KFP's JSON."""
-    target = compiled_path(_PIPELINE) if output is None else output
-    text = compile_pipeline(_PIPELINE)
-    if check:
-        _check(target, text, output is not None)
+def compile_command(name: str | None, check: bool, output: Path | None) -> None:
+    """Compile the pipelines, or NAME alone, to KFP's JSON."""
+    files: dict[Path, str] = {}
+    if output is not None:
+        files[output] = compile_pipeline(name or next(iter(GRAPHS))).package()
     else:
-        _write(target, text)
+        for graph in [name] if name else GRAPHS:
+            files.update(compile_pipeline(graph).files(graph))
+    for target, text in files.items():
+        if check:
+            _check(target, text, output is not None)
+        else:
+            _write(target, text)
 
 
 def _check(target: Path, text: str, named: bool) -> None:

@@ -1,44 +1,166 @@
-"""The KFP graph: five fat steps that hand small manifests to each other.
+"""The KFP graphs: fat steps that hand small manifests to each other.
 
-Every KFP task costs two pods and a copy of its artifacts, so the graph has one task a stage, and
-tables and weights stay in storage. All settings are in one run config: the graph takes its address
+Every KFP task costs two pods and a copy of its artifacts, so the graphs have one task a stage, and
+tables and weights stay in storage. All settings are in one run config: a graph takes its address
 and its digest, and the digest makes KFP's cache notice a changed setting.
+
+What is paid for by the token (candidates, verdicts, answers) is spread over ``shards`` pods: each
+pays for a share of the prompts into the ledgers, and the step after them assembles tables from
+there. It gets the fingerprints that the shares paid for, and refuses any but its own. ``shards=0``
+spreads nothing: each step pays for itself, which is what one machine wants.
 """
+
+# A pipeline's parameters are its interface.
+# ruff: noqa: PLR0913
+
+from typing import Any
 
 from kfp import dsl
 
-from cosalign.evaluation.component import evaluation
+from cosalign.evaluation.component import answers, evaluation, model_answers, model_evaluation
 from cosalign.pairing.component import pairing
-from cosalign.scoring.component import scoring
-from cosalign.synthesis.component import synthesis
+from cosalign.pipelines.images import image_reference
+from cosalign.pipelines.placement import Pool, at_the_end, placed
+from cosalign.runtime.component import run_end
+from cosalign.scoring.component import judging, scoring
+from cosalign.synthesis.component import generation, prepare, prompts, synthesis
 from cosalign.training.component import training
 
-RETRIES = 3
+GPU = "nvidia.com/gpu"
+SECRET = "cosalign"  # noqa: S105  the name of a secret, not one
 
 
-def _hardened(task: dsl.PipelineTask, *, cache: bool) -> dsl.PipelineTask:
-    """Retries with backoff for what is transient; steps resume from their ledgers."""
-    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+def _cached(task: Any, cache: bool) -> Any:
+    """KFP's cache key sees addresses, not what lies behind them.
+
+    Tasks that read files of the user's (prompts, configs, benchmarks) run each time and find out
+    by themselves what is new. Others are cached: all that they read is named by digest.
+    """
     return task.set_caching_options(enable_caching=cache)
 
 
 @dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp ships no types
     name="cosalign", description="From prompts and safety configs to a measured model."
 )
-def cosalign(run_config_uri: str, run_config_digest: str) -> None:
+def cosalign(
+    run_config_uri: str,
+    run_config_digest: str,
+    base_model_uri: str = "",
+    shards: int = 1,
+    synthesis_image: str = image_reference("cosalign-synthesis"),
+    scoring_image: str = image_reference("cosalign-scoring"),
+    pairing_image: str = image_reference("cosalign-pairing"),
+    training_image: str = image_reference("cosalign-training"),
+    evaluation_image: str = image_reference("cosalign-evaluation"),
+    accelerator_type: str = GPU,
+    accelerator_count: str = "1",
+    training_accelerator_count: str = "1",
+    node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
+    tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
+    cpu_node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
+    cpu_tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
+    secret: str = SECRET,
+) -> None:
     """Synthesis, scoring, pairing, training, evaluation.
 
     Args:
         run_config_uri: Address of the resolved run config, ``file://`` or ``gs://``.
-        run_config_digest: Its digest; a step refuses a config with another one.
+        run_config_digest: Its SHA-256; a step refuses a config with another one.
+        base_model_uri: The model to train, in place of the run config's.
+        shards: Over how many pods generation, judging and answering are each spread.
+        synthesis_image: Image of synthesis, by digest.
+        scoring_image: Image of scoring, by digest.
+        pairing_image: Image of pairing and of the run's end, by digest.
+        training_image: Image of training, by digest.
+        evaluation_image: Image of evaluation, by digest.
+        accelerator_type: Resource name of the GPUs.
+        accelerator_count: GPUs of a pod that generates or judges; each holds a copy of the model.
+        training_accelerator_count: GPUs of the training pod.
+        node_selector: Labels of the GPU nodes.
+        tolerations: Of the GPU nodes' taints.
+        cpu_node_selector: Labels of the nodes for tasks without a GPU.
+        cpu_tolerations: Of those nodes' taints.
+        secret: Name of the secret that may hold ``hub-token`` and ``judge-api-key``.
     """
     run = {"run_config_uri": run_config_uri, "run_config_digest": run_config_digest}
-    # KFP's cache key sees addresses, not what lies behind them. The two steps that read files of
-    # the user's (prompts, configs, benchmarks) run each time and find out what is new themselves.
-    made = _hardened(synthesis(**run), cache=False).outputs["synthesis"]
-    scored = _hardened(scoring(**run, synthesis=made), cache=True).outputs["scoring"]
-    paired = _hardened(pairing(**run, synthesis=made, scoring=scored), cache=True)
-    trained = _hardened(
-        training(**run, synthesis=made, pairing=paired.outputs["pairing"]), cache=True
-    )
-    _hardened(evaluation(**run, synthesis=made, training=trained.outputs["training"]), cache=False)
+    step = {**run, "base_model_uri": base_model_uri}
+    gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
+    many = Pool(node_selector, tolerations, accelerator_type, training_accelerator_count)
+    cpu = Pool(cpu_node_selector, cpu_tolerations)
+    with dsl.ExitHandler(at_the_end(run_end(**run), pairing_image), name="method"):
+        ready = placed(prepare(**step, shards=shards), synthesis_image, secret, gpu)
+        _cached(ready, cache=False)
+        with dsl.ParallelFor(ready.outputs["shares"], name="generate") as share:
+            part = placed(generation(**step, share=share), synthesis_image, secret, gpu)
+            _cached(part, cache=False)
+        made = synthesis(**step, identities=dsl.Collected(part.outputs["identity"]))
+        _cached(placed(made, synthesis_image, secret, cpu), cache=False)
+        tables = made.outputs["synthesis"]
+        with dsl.ParallelFor(ready.outputs["shares"], name="judge") as share:
+            part = judging(**step, share=share, synthesis=tables)
+            _cached(placed(part, scoring_image, secret, gpu), cache=True)
+        paid = dsl.Collected(part.outputs["identity"])
+        scored = placed(
+            scoring(**step, identities=paid, synthesis=tables), scoring_image, secret, gpu
+        )
+        _cached(scored, cache=True)
+        paired = pairing(**step, synthesis=tables, scoring=scored.outputs["scoring"])
+        _cached(placed(paired, pairing_image, secret, cpu), cache=True)
+        trained = training(**step, synthesis=tables, pairing=paired.outputs["pairing"])
+        _cached(placed(trained, training_image, secret, many), cache=True)
+        models = trained.outputs["training"]
+        with dsl.ParallelFor(ready.outputs["shares"], name="answer") as share:
+            part = answers(**step, share=share, synthesis=tables, training=models)
+            _cached(placed(part, evaluation_image, secret, gpu), cache=False)
+        paid = dsl.Collected(part.outputs["identity"])
+        judged = evaluation(**step, identities=paid, synthesis=tables, training=models)
+        _cached(placed(judged, evaluation_image, secret, gpu), cache=False)
+
+
+@dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp ships no types
+    name="evaluate", description="Any model under all regions' safety configs, measured."
+)
+def evaluate(
+    run_config_uri: str,
+    run_config_digest: str,
+    model_uri: str,
+    base_model_uri: str = "",
+    shards: int = 1,
+    synthesis_image: str = image_reference("cosalign-synthesis"),
+    pairing_image: str = image_reference("cosalign-pairing"),
+    evaluation_image: str = image_reference("cosalign-evaluation"),
+    accelerator_type: str = GPU,
+    accelerator_count: str = "1",
+    node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
+    tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
+    secret: str = SECRET,
+) -> None:
+    """Prompts, answers, evaluation.
+
+    Args:
+        run_config_uri: Address of the resolved run config, ``file://`` or ``gs://``.
+        run_config_digest: Its SHA-256; a step refuses a config with another one.
+        model_uri: The model to measure: a folder of safetensors on ``gs://``, or a hub id.
+        base_model_uri: The model to compare with, in place of the run config's base model.
+        shards: Over how many pods answering is spread.
+        synthesis_image: Image of synthesis, by digest.
+        pairing_image: Image of the run's end, by digest.
+        evaluation_image: Image of evaluation, by digest.
+        accelerator_type: Resource name of the GPUs.
+        accelerator_count: GPUs of a pod; each holds a copy of the model.
+        node_selector: Labels of the GPU nodes.
+        tolerations: Of the GPU nodes' taints.
+        secret: Name of the secret that may hold ``hub-token`` and ``judge-api-key``.
+    """
+    run = {"run_config_uri": run_config_uri, "run_config_digest": run_config_digest}
+    step = {**run, "base_model_uri": base_model_uri}
+    gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
+    with dsl.ExitHandler(at_the_end(run_end(**run), pairing_image), name="method"):
+        ready = placed(prompts(**step, shards=shards), synthesis_image, secret, gpu)
+        _cached(ready, cache=False)
+        asked = {**step, "model_uri": model_uri, "synthesis": ready.outputs["prompts"]}
+        with dsl.ParallelFor(ready.outputs["shares"], name="answer") as share:
+            part = placed(model_answers(**asked, share=share), evaluation_image, secret, gpu)
+            _cached(part, cache=False)
+        judged = model_evaluation(**asked, identities=dsl.Collected(part.outputs["identity"]))
+        _cached(placed(judged, evaluation_image, secret, gpu), cache=False)

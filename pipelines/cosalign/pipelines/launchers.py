@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
 from cosalign.domain.errors import UserError
+from cosalign.domain.fingerprint import Json
 from cosalign.pipelines.failures import SIGNAL_EXIT, RunStopped
 from cosalign.pipelines.ir import Container
 
@@ -40,14 +41,18 @@ class Launch:
     """One attempt at a task, all placeholders replaced.
 
     Attributes:
-        task: The task's name.
+        task: The task's name; in a loop, with the iteration.
         command: What to execute, arguments included.
-        container: Image, environment and resources, as the pipeline has them.
+        container: Environment, resources and platform settings, as the pipeline has them.
+        image: The image, resolved.
+        values: The task's input parameters, which resources and platform settings may refer to.
     """
 
     task: str
     command: tuple[str, ...]
     container: Container
+    image: str = ""
+    values: Mapping[str, Json] = field(default_factory=dict)
 
 
 class TaskLauncher(Protocol):

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cosalign.domain.errors import EXIT_RETRY, StorageError
 from cosalign.domain.fingerprint import Json
 from cosalign.pipelines.failures import TaskFailed
-from cosalign.pipelines.ir import Pipeline, Task
+from cosalign.pipelines.ir import Group, Pipeline, Task
 from cosalign.pipelines.launchers import Launch, TaskLauncher
 from cosalign.pipelines.resolution import (
+    FAILED,
     RunNames,
+    Scope,
     TaskOutputs,
     TaskPlaces,
     collect_outputs,
     executor_input,
+    group_outputs,
+    group_scopes,
     resolve_command,
-    run_parameters,
+    resolve_text,
 )
+from cosalign.pipelines.run_parameters import run_parameters
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.step import REUSED
 
@@ -56,9 +61,10 @@ class LocalRun:
     Attributes:
         pipeline: What to run.
         run_id: The run's name.
-        folder: Where artifacts and executor outputs go, a folder a task.
+        folder: Where executor outputs go, a folder a task; artifacts too, unless ``artifacts``.
         launcher: Executes the tasks.
-        on_report: Is told of each finished or failed task.
+        on_report: Is told of each finished or failed task, save the exit handler's.
+        artifacts: Address below which artifacts go, where that is not the folder.
     """
 
     pipeline: Pipeline
@@ -66,36 +72,87 @@ class LocalRun:
     folder: Path
     launcher: TaskLauncher
     on_report: Callable[[TaskReport], None]
+    artifacts: str | None = None
 
     def execute(self, parameters: Mapping[str, Json]) -> dict[str, TaskOutputs]:
         """Runs all tasks in order and gives what each gave, by task name.
 
+        Tasks of a loop are named with their iteration (``generation-0``).
+
         Raises:
             PipelineError: The parameters do not fit, or the pipeline cannot be resolved.
-            TaskFailed: A task failed; later tasks were not started.
+            TaskFailed: A task failed; later tasks were not started, save an exit handler's.
             RunStopped: The run was stopped.
         """
-        values = run_parameters(self.pipeline, parameters)
+        given = run_parameters(self.pipeline, parameters)
+        everything: dict[str, TaskOutputs] = {}
+        self._run_nodes(self.pipeline.nodes, Scope(given), "", everything)
+        return everything
+
+    def _run_nodes(
+        self,
+        nodes: Sequence[Task | Group],
+        scope: Scope,
+        suffix: str,
+        everything: dict[str, TaskOutputs],
+    ) -> dict[str, TaskOutputs]:
+        """Runs the nodes of one group; the failure of one ends the others, save exit handlers."""
         done: dict[str, TaskOutputs] = {}
-        for task in self.pipeline.tasks:
-            done[task.name] = self._run_task(task, values, done)
+        failure: TaskFailed | None = None
+        for node in nodes:
+            if failure is not None and not (node.always and node.after <= set(done)):
+                continue
+            try:
+                done[node.name] = self._run_node(node, scope, done, suffix, everything)
+            except TaskFailed as problem:
+                failure = failure or problem
+                error: Json = {"code": problem.exit_code, "message": str(problem)}
+                done[node.name] = TaskOutputs({}, {}, {"state": FAILED, "error": error})
+        if failure is not None:
+            raise failure
         return done
 
-    def _run_task(
-        self, task: Task, values: Mapping[str, Json], done: Mapping[str, TaskOutputs]
+    def _run_node(
+        self,
+        node: Task | Group,
+        scope: Scope,
+        done: Mapping[str, TaskOutputs],
+        suffix: str,
+        everything: dict[str, TaskOutputs],
     ) -> TaskOutputs:
-        place = str(self.folder.absolute() / task.name)
-        given = executor_input(task, values, done, TaskPlaces(place, place))
+        if isinstance(node, Task):
+            name = f"{node.name}{suffix}"
+            everything[name] = self._run_task(node, name, scope, done)
+            return everything[name]
+        inside = []
+        for number, own in enumerate(group_scopes(node, scope, done)):
+            mark = suffix if node.loop is None else f"{suffix}-{number}"
+            inside.append(self._run_nodes(node.nodes, own, mark, everything))
+        return group_outputs(node, inside)
+
+    def _run_task(
+        self, task: Task, name: str, scope: Scope, done: Mapping[str, TaskOutputs]
+    ) -> TaskOutputs:
+        place = str(self.folder.absolute() / name)
+        artifacts = place if self.artifacts is None else f"{self.artifacts}/{name}"
+        given = executor_input(task, scope, done, TaskPlaces(artifacts, place))
         names = RunNames(self.pipeline.name, self.run_id)
-        launch = Launch(task.name, resolve_command(task, given, names), task.container)
-        log.info("task_started", task=task.name, run=self.run_id)
+        launch = Launch(
+            task=name,
+            command=resolve_command(task, given, names),
+            container=task.container,
+            image=resolve_text(task, task.container.image, given),
+            values=given["inputs"].get("parameterValues", {}),
+        )
+        log.info("task_started", task=name, run=self.run_id)
         started = time.monotonic()
         exit_code, attempts = self._attempts(task, launch, Path(place))
         seconds = time.monotonic() - started
         outputs = None if exit_code else collect_outputs(task, given, _read_text)
-        self.on_report(TaskReport(task.name, seconds, exit_code, attempts, outputs))
+        if not task.always or outputs is None:
+            self.on_report(TaskReport(name, seconds, exit_code, attempts, outputs))
         if outputs is None:
-            raise TaskFailed(task.name, exit_code, attempts)
+            raise TaskFailed(name, exit_code, attempts)
         return outputs
 
     def _attempts(self, task: Task, launch: Launch, place: Path) -> tuple[int, int]:
@@ -109,7 +166,7 @@ class LocalRun:
             if exit_code != EXIT_RETRY or attempt > task.retry.max_retries:
                 return exit_code, attempt
             delay = task.retry.delay(attempt)
-            log.warning("task_will_be_retried", task=task.name, attempt=attempt, seconds=delay)
+            log.warning("task_will_be_retried", task=launch.task, attempt=attempt, seconds=delay)
             self.launcher.pause(delay)
             attempt += 1
 

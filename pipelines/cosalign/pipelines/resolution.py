@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from cosalign.domain.errors import CosalignError, nearest
+from cosalign.domain.errors import CosalignError
 from cosalign.domain.fingerprint import Json
 from cosalign.pipelines.ir import (
     Constant,
-    ParameterSpec,
-    Pipeline,
+    FinalStatus,
+    Group,
+    Node,
     PipelineError,
     PipelineInput,
     Task,
@@ -36,14 +37,7 @@ _PLACEHOLDER = re.compile(r"\{\{\$(.*?)\}\}")
 _INPUT_PARAMETER = re.compile(r"\.inputs\.parameters\['+([^']+)'+\]")
 _OUTPUT_PARAMETER = re.compile(r"\.outputs\.parameters\['+([^']+)'+\]\.output_file")
 _ARTIFACT = re.compile(r"\.(inputs|outputs)\.artifacts\['+([^']+)'+\]\.(uri|path)")
-_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
-    "STRING": (str,),
-    "NUMBER_INTEGER": (int,),
-    "NUMBER_DOUBLE": (int, float),
-    "BOOLEAN": (bool,),
-    "LIST": (list, tuple),
-    "STRUCT": (dict,),
-}
+SUCCEEDED, FAILED = "SUCCEEDED", "FAILED"
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,24 @@ class RuntimeArtifact:
 
 @dataclass(frozen=True)
 class TaskOutputs:
-    """What a finished task gave."""
+    """What a finished task or group gave; ``status`` is KFP's ``PipelineTaskFinalStatus``."""
 
     parameters: Mapping[str, Json]
     artifacts: Mapping[str, RuntimeArtifact]
+    status: Mapping[str, Json] = field(default_factory=lambda: {"state": SUCCEEDED})
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the nodes of a group may take from around them: the group's own inputs.
+
+    Attributes:
+        parameters: By name; of the pipeline itself, :func:`run_parameters`.
+        artifacts: By name.
+    """
+
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+    artifacts: Mapping[str, RuntimeArtifact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,51 +103,21 @@ class RunNames:
     run_id: str
 
 
-def run_parameters(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
-    """The pipeline's parameters, defaults filled in.
-
-    Raises:
-        PipelineError: One is unknown, missing or of another type.
-    """
-    for name in given:
-        if name not in pipeline.parameters:
-            raise PipelineError(
-                f"pipeline {pipeline.name!r} takes no parameter {name!r}"
-                f"{nearest(name, pipeline.parameters)}"
-            )
-    found = {name: _run_parameter(name, s, given) for name, s in pipeline.parameters.items()}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _run_parameter(name: str, spec: ParameterSpec, given: Mapping[str, Json]) -> Json:
-    value = given.get(name, spec.default)
-    if value is None:
-        if not spec.optional:
-            raise PipelineError(f"the pipeline's parameter {name!r} is required, and missing")
-        return None
-    wrong_bool = isinstance(value, bool) and spec.type != "BOOLEAN"
-    if wrong_bool or not isinstance(value, _PYTHON_TYPES[spec.type]):
-        raise PipelineError(f"the pipeline's parameter {name!r} is a {spec.type}; found {value!r}")
-    return value
-
-
 def executor_input(
-    task: Task,
-    parameters: Mapping[str, Json],
-    earlier: Mapping[str, TaskOutputs],
-    places: TaskPlaces,
+    task: Task, scope: Scope, earlier: Mapping[str, TaskOutputs], places: TaskPlaces
 ) -> ExecutorInput:
     """KFP's ``ExecutorInput`` of a task as plain JSON; empty parts are left out, as KFP does.
 
     Args:
         task: The task.
-        parameters: The run's parameters (:func:`run_parameters`).
-        earlier: What the finished tasks gave, by task name.
+        scope: What the group around it was given.
+        earlier: What the ended nodes of its group gave, by name.
         places: Where this task writes.
     """
+    found = _input_artifacts(task, scope, earlier)
     inputs = {
-        "parameterValues": _input_parameters(task, parameters, earlier),
-        "artifacts": _input_artifacts(task, earlier),
+        "parameterValues": _input_parameters(task, scope, earlier),
+        "artifacts": {name: artifact.as_list() for name, artifact in sorted(found.items())},
     }
     outputs = {
         "parameters": {
@@ -159,23 +137,70 @@ def executor_input(
     }
 
 
+def group_scopes(group: Group, scope: Scope, earlier: Mapping[str, TaskOutputs]) -> list[Scope]:
+    """What the nodes of a group may take: one scope, or with a loop one for each item.
+
+    Raises:
+        PipelineError: The loop's items are no list.
+    """
+    values, artifacts = _given(group, scope, earlier), _given_artifacts(group, scope, earlier)
+    if group.loop is None:
+        return [Scope(values, artifacts)]
+    source = group.loop.items
+    items = source.value if isinstance(source, Constant) else values.get(source.name)
+    items = json.loads(items) if isinstance(items, str) else items
+    if not isinstance(items, list):
+        raise PipelineError(f"task {group.name!r}: its loop runs over {items!r}, which is no list")
+    return [Scope({**values, group.loop.item: item}, artifacts) for item in items]
+
+
+def group_outputs(group: Group, inside: Sequence[Mapping[str, TaskOutputs]]) -> TaskOutputs:
+    """What a group gives, from what its nodes gave: in a loop, lists over the iterations."""
+    found = {
+        name: [done[source.task].parameters[source.key] for done in inside]
+        for name, source in group.outputs.items()
+    }
+    if group.loop is not None:
+        return TaskOutputs(found, {})
+    return TaskOutputs({name: values[0] for name, values in found.items()}, {})
+
+
+def _given(node: Node, scope: Scope, earlier: Mapping[str, TaskOutputs]) -> dict[str, Json]:
+    """The values of a node's parameters, save constants."""
+    values: dict[str, Json] = {}
+    for name, source in node.parameters.items():
+        if isinstance(source, PipelineInput) and source.name in scope.parameters:
+            values[name] = scope.parameters[source.name]
+        elif isinstance(source, TaskOutput):
+            values[name] = earlier[source.task].parameters[source.key]
+        elif isinstance(source, FinalStatus):
+            values[name] = dict(earlier[source.task].status)
+    # Constants last: a string with f-string parts refers to the other inputs of its task.
+    for name, source in node.parameters.items():
+        if isinstance(source, Constant):
+            values[name] = _constant(node, source.value, values)
+    return values
+
+
+def _given_artifacts(
+    node: Node, scope: Scope, earlier: Mapping[str, TaskOutputs]
+) -> dict[str, RuntimeArtifact]:
+    return {
+        name: scope.artifacts[source.name]
+        if isinstance(source, PipelineInput)
+        else earlier[source.task].artifacts[source.key]
+        for name, source in node.artifacts.items()
+    }
+
+
 def _input_parameters(
-    task: Task, parameters: Mapping[str, Json], earlier: Mapping[str, TaskOutputs]
+    task: Task, scope: Scope, earlier: Mapping[str, TaskOutputs]
 ) -> dict[str, Json]:
     values: dict[str, Json] = {
         name: spec.default
         for name, spec in task.input_parameters.items()
         if spec.default is not None
-    }
-    for name, source in task.parameters.items():
-        if isinstance(source, PipelineInput) and source.name in parameters:
-            values[name] = parameters[source.name]
-        elif isinstance(source, TaskOutput):
-            values[name] = earlier[source.task].parameters[source.key]
-    # Constants last: a string with f-string parts refers to the other inputs of its task.
-    for name, source in task.parameters.items():
-        if isinstance(source, Constant):
-            values[name] = _constant(task, source.value, values)
+    } | _given(task, scope, earlier)
     for name, spec in task.input_parameters.items():
         if name not in values and not spec.optional:
             raise PipelineError(f"task {task.name!r}: its input {name!r} has no value")
@@ -184,20 +209,29 @@ def _input_parameters(
     return dict(sorted(values.items()))
 
 
-def _constant(task: Task, value: Json, values: Mapping[str, Json]) -> Json:
+def _constant(task: Node, value: Json, values: Mapping[str, Json]) -> Json:
     if not isinstance(value, str):
         return value
     return _substituted(task, value, lambda body: _input_value(body, values))
 
 
-def _input_artifacts(task: Task, earlier: Mapping[str, TaskOutputs]) -> dict[str, Any]:
+def _input_artifacts(
+    task: Task, scope: Scope, earlier: Mapping[str, TaskOutputs]
+) -> dict[str, RuntimeArtifact]:
     for name, spec in task.input_artifacts.items():
         if name not in task.artifacts and not spec.optional:
             raise PipelineError(f"task {task.name!r}: its input artifact {name!r} has no source")
-    return {
-        name: earlier[source.task].artifacts[source.key].as_list()
-        for name, source in sorted(task.artifacts.items())
-    }
+    return _given_artifacts(task, scope, earlier)
+
+
+def resolve_text(task: Task, text: str, given: ExecutorInput) -> str:
+    """A text that may refer to the task's inputs: its image, a resource's amount.
+
+    Raises:
+        PipelineError: A placeholder is not known, or refers to an input without a value.
+    """
+    values = given["inputs"].get("parameterValues", {})
+    return _substituted(task, text, lambda body: _input_value(body, values))
 
 
 def resolve_command(task: Task, given: ExecutorInput, names: RunNames) -> tuple[str, ...]:
@@ -214,7 +248,7 @@ def resolve_command(task: Task, given: ExecutorInput, names: RunNames) -> tuple[
     return tuple(_substituted(task, word, value_of) for word in words)
 
 
-def _substituted(task: Task, text: str, value_of: Callable[[str], str | None]) -> str:
+def _substituted(task: Node, text: str, value_of: Callable[[str], str | None]) -> str:
     def replacement(match: re.Match[str]) -> str:
         value = value_of(match[1])
         if value is None:

@@ -15,9 +15,11 @@ from pathlib import Path
 import click
 
 from cosalign.domain.errors import ConfigError, UserError
+from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
 from cosalign.pipelines.compilation import compiled_path
-from cosalign.pipelines.ir import Pipeline, parse_pipeline
+from cosalign.pipelines.ir import Pipeline
+from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import SubprocessLauncher
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 from cosalign.pipelines.run_summary import summarise
@@ -36,6 +38,7 @@ class RunOrder:
     config: RunConfig
     pipeline: Pipeline
     storage: Storage
+    shards: int = 0
     reports: list[TaskReport] = field(default_factory=list)
 
     @property
@@ -66,15 +69,25 @@ class RunOrder:
     help="Compiled pipeline (JSON); the one that ships with cosalign by default.",
 )
 @click.option("--run-id", metavar="ID", help="The run's name; from the time by default.")
+@click.option(
+    "--shards",
+    type=click.IntRange(0, 999),
+    default=0,
+    help="Spread generation, judging and answering as a cluster does; one machine gains nothing.",
+)
 def run_command(
-    profile: str, overrides: tuple[str, ...], pipeline_file: Path | None, run_id: str | None
+    profile: str,
+    overrides: tuple[str, ...],
+    pipeline_file: Path | None,
+    run_id: str | None,
+    shards: int,
 ) -> None:
     """Run the compiled pipeline on this machine."""
     configure_logs()
     config = load_run_config(profile, overrides)
     pipeline = _read_pipeline(pipeline_file or compiled_path("cosalign"))
     name = _new_run_id() if run_id is None else _checked_run_id(run_id)
-    order = RunOrder(name, config, pipeline, open_storage(config.storage.root))
+    order = RunOrder(name, config, pipeline, open_storage(config.storage.root), shards)
     try:
         _execute(order)
     finally:
@@ -106,10 +119,12 @@ def _checked_run_id(run_id: str) -> str:
 
 def _execute(order: RunOrder) -> None:
     uri = _store_config(order)
-    parameters = {
+    parameters: dict[str, Json] = {
         "run_config_uri": uri,
         "run_config_digest": run_config_digest(order.config),
     }
+    if "shards" in order.pipeline.parameters:
+        parameters["shards"] = order.shards
     click.echo(f"run {order.run_id}: config {uri}", err=True)
     with SubprocessLauncher() as launcher:
         LocalRun(

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runtime.task_world import TaskWorld, Tasting
+
+from cosalign.domain.errors import DataError
+from cosalign.runtime.run_end import main
+from cosalign.runtime.shared_step import prepared_main
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> TaskWorld:
+    return TaskWorld(tmp_path)
+
+
+def end(world: TaskWorld, status: object) -> dict[str, Any]:
+    words = world.words(artifact="outcome", parameters={"status": status})
+    assert main([*words, "--run-id", "run-7"]) == 0
+    found: dict[str, Any] = json.loads((world.root / "out/runs/run-7/outcome.json").read_text())
+    return found
+
+
+def page(world: TaskWorld) -> str:
+    return (world.root / "task/outcome").read_text()
+
+
+def test_a_run_that_went_well_is_reported(world: TaskWorld) -> None:
+    outcome = end(world, {"state": "SUCCEEDED"})
+    assert (outcome["run_id"], outcome["state"]) == ("run-7", "SUCCEEDED")
+    assert (outcome["message"], outcome["failures"]) == ("", [])
+    assert "SUCCEEDED" in page(world)
+    assert "To be mended" not in page(world)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_failed_run_says_what_is_to_be_mended(world: TaskWorld, as_text: bool) -> None:
+    broken = Tasting(failure=DataError("glass <3> is broken"))
+    for run in ("run-7", "run-8"):
+        uri = f"gs://bucket/root/cosalign/{run}/tasting/paid"
+        prepared_main(broken, world.words("share", uri=uri, parameters={"share": "0/1"}))
+    status = {"state": "FAILED", "error": {"code": 13, "message": "a <pod> failed"}}
+    outcome = end(world, json.dumps(status) if as_text else status)
+    assert outcome["message"] == "a <pod> failed"
+    assert [failure["reason"] for failure in outcome["failures"]] == ["glass <3> is broken"]
+    assert "glass &lt;3&gt; is broken" in page(world)
+    assert "<pod>" not in page(world)
+
+
+def test_a_run_without_a_status_is_reported_as_unknown(world: TaskWorld) -> None:
+    assert end(world, None)["state"] == "UNKNOWN"
