@@ -64,7 +64,7 @@ check: setup
 chart: setup
 	$(BIN)/python charts/generate.py
 
-# The chart on a real API server, the one that KUBECONFIG names; nothing is left behind.
+# The chart on a real API server, the one that KUBECONFIG names; CRDs stay there, all else goes.
 test-cluster: setup
 	@test -n "$$KUBECONFIG" || { echo "make: test-cluster needs KUBECONFIG, a kubeconfig of a cluster to test on" >&2; exit 2; }
 	COSALIGN_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster tests/cluster

@@ -26,9 +26,16 @@ _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
 
 
 def pipeline_files() -> dict[Path, str]:
-    """The compiled pipelines, where templates can read them."""
+    """The compiled pipelines and their platform settings, where templates can read them."""
     folder = CHART / "files" / "pipelines"
-    return {folder / f"{name}.json": compiled_path(name).read_text("utf-8") for name in GRAPHS}
+    found = [file for name in GRAPHS for file in _compiled_files(name)]
+    return {folder / file.name: file.read_text("utf-8") for file in found}
+
+
+def _compiled_files(name: str) -> list[Path]:
+    pipeline = compiled_path(name)
+    platform = pipeline.with_name(f"{name}-platform.json")
+    return [pipeline, platform] if platform.is_file() else [pipeline]
 
 
 def values_schema() -> str:

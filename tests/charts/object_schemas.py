@@ -122,7 +122,9 @@ def _defaulted(schema: Object, value: Any) -> Any:
     }
     others = schema.get("additionalProperties")
     others = others if isinstance(others, dict) else {}
-    return absent | {key: _defaulted(known.get(key, others), sub) for key, sub in value.items()}
+    # A default may have defaults within it.
+    whole = absent | value
+    return {key: _defaulted(known.get(key, others), sub) for key, sub in whole.items()}
 
 
 def _doubled(schema: Object, value: Any, where: str) -> Iterator[str]:

@@ -39,7 +39,7 @@ def test_a_stale_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pipeline_that_is_no_more_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "GRAPHS", {})
-    assert [path.stem for path in generate.stale()] == sorted(GRAPHS)
+    assert {path.stem for path in generate.stale()} >= set(GRAPHS)
 
 
 def test_the_chart_has_the_project_version() -> None:

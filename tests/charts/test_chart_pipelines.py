@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
-from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 from tests.charts.rendering import CHART, Object, Values, of_kind, render, run_helm
 
 from cosalign.pipelines.compilation import GRAPHS, compiled_path
+from cosalign.pipelines.images import VERSION
 
 COMPONENTS = ("synthesis", "scoring", "pairing", "training", "evaluation", "retraining")
 
@@ -28,28 +29,52 @@ def _versions(values: Values | None = None) -> dict[str, Object]:
     return {item["spec"]["pipelineName"]: item for item in found.values()}
 
 
-def _images(version: Object) -> set[str]:
-    executors = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]
-    return {e["container"]["image"] for e in executors.values() if "container" in e}
-
-
 def test_every_compiled_pipeline_has_an_object_and_a_version() -> None:
     assert set(of_kind(render(), "Pipeline")) == set(_versions()) == set(GRAPHS)
+
+
+def _with_images(compiled: Any) -> Any:
+    """A compiled pipeline, its images written in by another way than the chart's."""
+    text = json.dumps(compiled)
+    for index, component in enumerate(COMPONENTS):
+        reference = f"registry.example/cosalign/cosalign-{component}@sha256:{str(index) * 64}"
+        text = text.replace(f'"cosalign-{component}:{VERSION}"', json.dumps(reference))
+    return json.loads(text)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_spec_is_what_was_compiled_but_for_images(name: str) -> None:
     compiled = json.loads(compiled_path(name).read_text("utf-8"))
-    compiled = compiled.get("pipeline_spec", compiled)
     deployed = _versions()[name]["spec"]["pipelineSpec"]
-    executors = compiled["deploymentSpec"]["executors"]
-    for label, executor in executors.items():
-        component = executor["container"]["image"].split(":")[0].removeprefix("cosalign-")
-        digit = str(COMPONENTS.index(component))
-        wanted = f"registry.example/cosalign/cosalign-{component}@sha256:{digit * 64}"
-        assert deployed["deploymentSpec"]["executors"][label]["container"]["image"] == wanted
-        executor["container"]["image"] = wanted
-    assert deployed == compiled
+    assert deployed == _with_images(compiled)
+    assert deployed != compiled
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_image_is_left_without_a_digest(name: str) -> None:
+    text = json.dumps(_versions()[name]["spec"])
+    assert f":{VERSION}" not in text
+    assert text.count("@sha256:") >= 3
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_platform_settings_go_with_the_spec(name: str) -> None:
+    file = compiled_path(name).with_name(f"{name}-platform.json")
+    spec = _versions()[name]["spec"]
+    if file.is_file():
+        assert spec["platformSpec"] == json.loads(file.read_text("utf-8"))
+        ParseDict(spec["platformSpec"], PlatformSpec())
+    else:
+        assert "platformSpec" not in spec
+
+
+def test_parameters_have_the_cluster_s_defaults() -> None:
+    name, before = next(iter(_versions().items()))
+    given = {"run_config_uri": "gs://bucket/run.yaml"}
+    after = _versions({**_digests(), "pipelines": {"parameters": given}})[name]
+    parameter = after["spec"]["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
+    assert parameter["run_config_uri"]["defaultValue"] == "gs://bucket/run.yaml"
+    assert after["metadata"]["name"] != before["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -94,10 +119,13 @@ def test_an_image_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     chart = tmp_path / "cosalign"
     shutil.copytree(CHART, chart)
     file = chart / "files" / "pipelines" / "cosalign.json"
-    file.write_text(file.read_text("utf-8").replace("cosalign-scoring:", "python:"), "utf-8")
+    spec = json.loads(file.read_text("utf-8"))
+    executors = spec["deploymentSpec"]["executors"]
+    next(e for e in executors.values() if "container" in e)["container"]["image"] = "python:3.11"
+    file.write_text(json.dumps(spec), "utf-8")
     done = run_helm("template", "rel", str(chart), "-f", str(CHART / "ci" / "tags-values.yaml"))
     assert done.returncode != 0
-    assert "python:" in done.stderr
+    assert "python:3.11" in done.stderr
 
 
 def _version_names(chart: Path) -> set[str]:

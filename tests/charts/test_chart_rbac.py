@@ -46,10 +46,10 @@ def test_run_pods() -> None:
     assert _may(render(), "rel-cosalign-pipeline") == RUN_POD
 
 
-def test_run_pods_read_the_secrets_that_values_name_and_no_other() -> None:
-    values = {"kfp": {"secrets": ["hub"], "objectStoreSecrets": ["store", "hub"]}}
+def test_run_pods_read_the_object_store_s_secret_and_no_other() -> None:
+    values = {"kfp": {"objectStoreSecrets": ["store"]}}
     found = _may(render(values), "rel-cosalign-pipeline")
-    assert found - RUN_POD == {("get", "/secrets", "hub"), ("get", "/secrets", "store")}
+    assert found - RUN_POD == {("get", "/secrets", "store")}
 
 
 def test_run_pods_start_train_jobs_where_there_is_a_trainer() -> None:

@@ -25,7 +25,8 @@ MISTAKES: list[tuple[Values, str, str]] = [
     ({"storage": {"root": "s3://bucket"}}, "/storage/root", "does not match"),
     ({"storage": {"root": "gs://bucket/"}}, "/storage/root", "does not match"),
     ({"pipelines": {"store": "db"}}, "/pipelines/store", "'database'"),
-    ({"kfp": {"secrets": [{"name": "x"}]}}, "/kfp/secrets/0", "want string"),
+    ({"kfp": {"objectStoreSecrets": [{"name": "x"}]}}, "/kfp/objectStoreSecrets/0", "want string"),
+    ({"pipelines": {"parameters": {"scoring_image": "x"}}}, "/parameters/scoring_image", "false"),
     ({"serviceAccounts": {"pipelines": {}}}, "/serviceAccounts", "'pipelines' not allowed"),
     ({"commonLabels": {"country": False}}, "/commonLabels/country", "want string"),
     ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "/commonLabels", "app.kubernetes.io"),
@@ -78,6 +79,12 @@ def test_an_image_without_a_digest_is_refused() -> None:
 
 def test_a_registry_is_required() -> None:
     assert "images.registry is required" in refusal({"images": {"registry": ""}})
+
+
+def test_a_parameter_that_no_pipeline_takes_is_refused() -> None:
+    message = refusal({"pipelines": {"parameters": {"run_config_url": "x"}}})
+    assert "pipelines.parameters.run_config_url" in message
+    assert "run_config_uri" in message
 
 
 def test_a_priority_class_needs_a_name() -> None:

@@ -1,3 +1,21 @@
+{{/* Paths of the compiled pipelines, as JSON; fails where values name a parameter that none takes. */}}
+{{- define "cosalign.pipelinePaths" -}}
+{{- $paths := list }}
+{{- $known := dict }}
+{{- range $path, $content := .Files.Glob "files/pipelines/*.json" }}
+{{- if not (hasSuffix "-platform.json" $path) }}
+{{- $paths = append $paths $path }}
+{{- $known = merge $known (dig "root" "inputDefinitions" "parameters" dict (toString $content | fromJson)) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.pipelines.parameters }}
+{{- if not (hasKey $known $name) }}
+{{- fail (printf "pipelines.parameters.%s: no pipeline takes it; there are %s" $name (keys $known | sortAlpha | join ", ")) }}
+{{- end }}
+{{- end }}
+{{- toJson $paths }}
+{{- end }}
+
 {{/*
 A compiled pipeline as it is deployed, as JSON: {name, version, description, pipelineSpec, platformSpec}.
 Takes a list: the root, and the file's path. Images are written in by digest before the name is
@@ -10,7 +28,7 @@ made, so that one name never means two contents: KFP holds a version's spec immu
 {{- with $file.Error }}
 {{- fail (printf "%s: not JSON: %s" $path .) }}
 {{- end }}
-{{- $spec := default $file $file.pipeline_spec }}
+{{- $spec := $file }}
 {{- range $label, $executor := $spec.deploymentSpec.executors }}
 {{- if hasKey $executor "container" }}
 {{- $image := $executor.container.image }}
@@ -28,10 +46,15 @@ made, so that one name never means two contents: KFP holds a version's spec immu
 {{- $_ := set $parameter "defaultValue" (include "cosalign.image" (list $root (trimSuffix "_image" $name))) }}
 {{- end }}
 {{- end }}
+{{- range $name, $default := $root.Values.pipelines.parameters }}
+{{- with dig "inputDefinitions" "parameters" $name dict $spec.root }}
+{{- $_ := set . "defaultValue" $default }}
+{{- end }}
+{{- end }}
 {{- $name := $spec.pipelineInfo.name }}
 {{- $deployed := dict "name" $name "description" (default "" $spec.pipelineInfo.description) "pipelineSpec" $spec }}
-{{- with $file.platform_spec }}
-{{- $_ := set $deployed "platformSpec" . }}
+{{- with $root.Files.Get (printf "%s-platform.json" (trimSuffix ".json" $path)) }}
+{{- $_ := set $deployed "platformSpec" (fromJson .) }}
 {{- end }}
 {{- $content := toJson $deployed | sha256sum | trunc 12 }}
 {{- $_ := set $deployed "version" (printf "%s-%s-%s" $name ($root.Chart.Version | replace "+" "-" | lower) $content) }}

@@ -1,0 +1,176 @@
+"""manifests/: every object by its real schema, and what overlays and GitOps make of the chart."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from tests.charts.kubernetes_tools import kubectl
+from tests.charts.object_schemas import problems
+from tests.charts.rendering import CHART, ROOT, Object, objects_in, of_kind, render, the
+
+MANIFESTS = ROOT / "manifests"
+OVERLAYS = ("development", "production")
+GITOPS = sorted((MANIFESTS / "gitops").rglob("*.yaml"))
+PLACEHOLDER = re.compile(r"\b(PROJECT|NUMBER|POOL|LOCATION|ZONE|CLUSTER|BUCKET|SCRATCH)\b")
+
+
+@cache
+def _kustomized(folder: str) -> str:
+    command = [kubectl(), "kustomize", str(MANIFESTS / "platform" / folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _overlay(name: str) -> list[Object]:
+    return objects_in(_kustomized(f"overlays/{name}"))
+
+
+def _settings(name: str) -> dict[str, str]:
+    file = MANIFESTS / "platform" / "overlays" / name / "settings.yaml"
+    settings: dict[str, str] = yaml.safe_load(file.read_text("utf-8"))["data"]
+    return settings
+
+
+@pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in OVERLAYS)])
+def test_objects_by_their_schemas(folder: str) -> None:
+    found = {
+        f"{item['kind']} {item['metadata']['name']}": problems(item)
+        for item in objects_in(_kustomized(folder))
+    }
+    assert found
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize("file", GITOPS, ids=lambda file: file.stem)
+def test_gitops_objects_by_their_schemas(file: Any) -> None:
+    for item in objects_in(file.read_text("utf-8")):
+        assert problems(item) == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_fills_every_placeholder(name: str) -> None:
+    assert PLACEHOLDER.findall(_kustomized(f"overlays/{name}")) == []
+    assert PLACEHOLDER.findall(_kustomized("base"))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_settings_reach_where_they_belong(name: str) -> None:
+    settings, objects = _settings(name), _overlay(name)
+    for pool in of_kind(objects, "ContainerNodePool").values():
+        where = f"projects/{settings['project']}/locations/{settings['location']}"
+        assert pool["spec"]["clusterRef"]["external"] == f"{where}/clusters/{settings['cluster']}"
+        assert pool["spec"]["nodeLocations"] == [settings["zone"]]
+    buckets = of_kind(objects, "StorageBucket")
+    assert buckets["cosalign"]["spec"]["resourceID"] == settings["bucket"]
+    assert buckets["cosalign-scratch"]["spec"]["resourceID"] == settings["scratchBucket"]
+    for item in objects:
+        notes = item["metadata"].get("annotations", {})
+        given = notes.get("cnrm.cloud.google.com/project-id", settings["project"])
+        assert given == settings["project"], item["metadata"]["name"]
+
+
+def test_settings_are_never_applied() -> None:
+    for name in OVERLAYS:
+        assert "settings" not in of_kind(_overlay(name), "ConfigMap")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_roles_go_to_the_accounts_that_the_chart_makes(name: str) -> None:
+    settings = _settings(name)
+    values = yaml.safe_load((CHART / "ci" / "gke-values.yaml").read_text("utf-8"))
+    rendered = render({**values, "fullnameOverride": "cosalign"})
+    accounts = set(of_kind(rendered, "ServiceAccount"))
+    holders = set()
+    for grant in of_kind(_overlay(name), "IAMPolicyMember").values():
+        prefix, _, account = grant["spec"]["member"].rpartition("/subject/ns/cosalign/sa/")
+        pool = f"projects/{settings['projectNumber']}/locations/global/workloadIdentityPools/"
+        assert prefix == f"principal://iam.googleapis.com/{pool}{settings['workloadPool']}"
+        assert grant["spec"]["resourceRef"]["name"] in of_kind(_overlay(name), "StorageBucket")
+        holders.add(account)
+    assert holders == accounts
+
+
+def test_the_submitter_writes_below_runs_alone() -> None:
+    grants = of_kind(_overlay("production"), "IAMPolicyMember")
+    own = [g["spec"] for g in grants.values() if g["spec"]["member"].endswith("submitter")]
+    for grant in own:
+        if grant["role"] != "roles/storage.objectViewer":
+            bucket = _settings("production")["bucket"]
+            where = f'"projects/_/buckets/{bucket}/objects/cosalign/runs/"'
+            assert grant["condition"]["expression"] == f"resource.name.startsWith({where})"
+
+
+def test_gpu_nodes_are_tainted_and_go_down_to_none_and_the_cpu_pool_is_not() -> None:
+    pools = of_kind(_overlay("production"), "ContainerNodePool")
+    for name, pool in pools.items():
+        node = pool["spec"]["nodeConfig"]
+        if "guestAccelerator" in node:
+            (taint,) = node["taint"]
+            assert (taint["key"], taint["effect"]) == ("nvidia.com/gpu", "NO_SCHEDULE")
+            assert pool["spec"]["autoscaling"]["minNodeCount"] == 0
+            machine = node["machineType"].rsplit("-", 1)[1]
+            assert machine == f"{node['guestAccelerator'][0]['count']}g"
+        else:
+            assert "taint" not in node, name
+            assert pool["spec"]["autoscaling"]["minNodeCount"] >= 1
+
+
+def test_the_trainer_fits_a_node_of_its_pool() -> None:
+    pools = of_kind(_overlay("production"), "ContainerNodePool")
+    node = pools["cosalign-a100-80gb"]["spec"]["nodeConfig"]["guestAccelerator"][0]
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["trainer"]
+    assert values["gpusPerNode"] == node["count"]
+    assert values["nodeSelector"]["cloud.google.com/gke-accelerator"] == node["type"]
+    flavor = the(_overlay("production"), "ResourceFlavor", "a100-80gb")
+    assert flavor["spec"]["nodeLabels"] == values["nodeSelector"]
+
+
+def test_queues_name_each_other() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["kueue"]
+    for name in OVERLAYS:
+        objects = _overlay(name)
+        queue = the(objects, "ClusterQueue", values["clusterQueue"])["spec"]
+        flavors = {f["name"] for group in queue["resourceGroups"] for f in group["flavors"]}
+        assert flavors == set(of_kind(objects, "ResourceFlavor"))
+
+
+def test_nothing_that_lives_is_deleted_by_age() -> None:
+    bucket = of_kind(_overlay("production"), "StorageBucket")["cosalign"]
+    for rule in bucket["spec"]["lifecycleRule"]:
+        if rule["action"]["type"] == "Delete":
+            assert rule["condition"]["withState"] == "ARCHIVED"
+    assert bucket["spec"]["versioning"]["enabled"] is True
+    notes = bucket["metadata"]["annotations"]
+    assert notes["cnrm.cloud.google.com/deletion-policy"] == "abandon"
+
+
+@pytest.mark.parametrize("kind", ["Application", "HelmRelease"])
+def test_the_chart_takes_the_values_that_gitops_gives_it(kind: str) -> None:
+    found = {}
+    for file in GITOPS:
+        for item in objects_in(file.read_text("utf-8")):
+            spec = item["spec"]
+            values = spec.get("values") or spec.get("source", {}).get("helm", {}).get(
+                "valuesObject"
+            )
+            if item["kind"] == kind and values:
+                found[file.name] = values
+    (values,) = found.values()
+    assert of_kind(render({**values, "images": {**values["images"], "allowTags": False}}), "Role")
+
+
+def test_gitops_names_the_chart_as_it_is() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    application = objects_in((MANIFESTS / "gitops/argocd/application.yaml").read_text("utf-8"))[0]
+    assert application["spec"]["source"]["chart"] == chart["name"]
+    assert application["spec"]["source"]["targetRevision"] == chart["version"]
+    repository = objects_in((MANIFESTS / "gitops/flux/oci-repository.yaml").read_text("utf-8"))[0]
+    assert repository["spec"]["url"].endswith(f"/{chart['name']}")
+    assert json.dumps(repository["spec"]["ref"]).find(chart["version"].rsplit(".", 1)[0]) > 0
