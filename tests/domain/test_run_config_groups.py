@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cosalign.domain.errors import ConfigError
-from cosalign.domain.run_config import MODES, RunConfig
+from cosalign.domain.run_config import MODES, RunConfig, TrainingGroup
 from cosalign.domain.validation import validated
 
 
@@ -121,3 +121,24 @@ def test_pairing_weights_as_the_arithmetic_takes_them() -> None:
 def test_wrong_values_name_file_field_and_value(groups: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^run\.yaml: .*{message}"):
         config(**groups)
+
+
+def _training(**settings: object) -> TrainingGroup:
+    stage = {"batch_size": 8, "micro_batch_size": 2}
+    return config(training={"sft": stage, "dpo": stage, **settings}).training
+
+
+def test_where_a_model_is_trained_is_no_part_of_what_it_is() -> None:
+    job = {"nodes": 2, "processes_per_node": 2, "queue": "a100"}
+    assert _training(backend="train_job", train_job=job).identity() == _training().identity()
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"backend": "train_job", "train_job": {"nodes": 3}}, "no multiple of 6"),
+    ({"backend": "train_job", "processes": 2}, "train_job.nodes"),
+    ({"backend": "pods"}, "train_job"),
+    ({"train_job": {"nodes": 0}}, "nodes"),
+])  # fmt: skip
+def test_a_train_job_that_cannot_be_is_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _training(**settings)

@@ -20,9 +20,11 @@ from pathlib import Path
 
 from cosalign.domain.errors import EXIT_DEFECT, CosalignError
 from cosalign.runtime.exit_codes import run_and_exit_code
-from cosalign.runtime.logs import configure_logs
+from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.store.storage import open_storage
 
+REPORTS = "reports"
+"""Folder of failures below a stage's, where the step that started the ranks is elsewhere."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _train(asked)
         except Exception as problem:
             if asked.reports:
-                _report(asked.reports / f"{rank}.json", problem)
+                (asked.reports / f"{rank}.json").write_bytes(_report(problem))
+            if asked.store_reports:
+                _store_report(asked, rank, problem)
             raise
 
     return run_and_exit_code(train)
@@ -62,14 +66,23 @@ def _train(asked: argparse.Namespace) -> None:
     train_stage(stage)
 
 
-def _report(path: Path, problem: Exception) -> None:
+def _report(problem: Exception) -> bytes:
     known = isinstance(problem, CosalignError)
     document = {
         "time": time.time_ns(),
         "exit_code": problem.exit_code if isinstance(problem, CosalignError) else EXIT_DEFECT,
         "message": str(problem) if known else traceback.format_exception_only(problem)[-1].strip(),
     }
-    path.write_text(json.dumps(document), encoding="utf-8")
+    return json.dumps(document).encode()
+
+
+def _store_report(asked: argparse.Namespace, rank: int, problem: Exception) -> None:
+    """For a step on another machine; a storage that fails must not hide what went wrong first."""
+    try:
+        path = f"{asked.folder}/{REPORTS}/{rank}.json"
+        open_storage(asked.storage).write_bytes(path, _report(problem))
+    except CosalignError as second:
+        get_logger(__name__).warning("no_report_stored", reason=type(second).__name__)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", required=True, type=Path, help="a local folder for models")
     parser.add_argument("--processes", required=True, type=int, help="how many train together")
     parser.add_argument("--reports", type=Path, help="where failures are written")
+    parser.add_argument(
+        "--store-reports", action="store_true", help="write them to the stage's folder as well"
+    )
     return parser
 
 

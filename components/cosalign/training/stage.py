@@ -117,6 +117,11 @@ class Stage:
         return f"training/{self.name}/{self.fingerprint}"
 
     @property
+    def result_path(self) -> str:
+        """What is written last."""
+        return f"{self.folder}/result.json"
+
+    @property
     def work(self) -> Path:
         """A local folder, named after the stage: what a kill left there goes when it runs again."""
         return self.cache / "training" / self.fingerprint[:32]
@@ -175,8 +180,11 @@ def run_stage(stage: Stage) -> StageResult:
 def _trained_by_all(stage: Stage) -> StageResult:
     from cosalign.training.launch import launched, processes_of
 
-    processes = processes_of(stage.group)
-    if processes == 1:
+    if stage.group.backend == "train_job":
+        from cosalign.training.stage_job import trained_by_job
+
+        trained_by_job(stage)
+    elif (processes := processes_of(stage.group)) == 1:
         train_stage(stage)
     else:
         launched(stage, processes)
@@ -187,7 +195,7 @@ def _trained_by_all(stage: Stage) -> StageResult:
 
 
 def _stored_result(stage: Stage) -> StageResult | None:
-    storage, path = stage.storage, f"{stage.folder}/result.json"
+    storage, path = stage.storage, stage.result_path
     if storage.stat(path) is None:
         return None
     try:
@@ -246,7 +254,7 @@ def _store_result(stage: Stage, digest: str, outcome: Outcome) -> None:
     )
     result = StageResult(f"models/{digest}", digest, changed=changed, **asdict(outcome))
     document = json.dumps(asdict(result), sort_keys=True).encode()
-    stage.storage.write_bytes(f"{stage.folder}/result.json", document)
+    stage.storage.write_bytes(stage.result_path, document)
 
 
 def stage_trainer(stage: Stage, folder: Path) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from cosalign.domain.run_config.safeguards import WITHOUT_EFFECT, SafeguardSettings
+from cosalign.domain.run_config.train_job import Backend, TrainJobSettings
 from cosalign.domain.validation import StrictModel
 
 
@@ -88,6 +89,8 @@ HOW_NOT_WHAT = frozenset(
         "compile",
         "grace_seconds",
         "save_mib_per_second",
+        "backend",
+        "train_job",
     }
 )
 """Settings of the group that decide how a model is computed, and not which."""
@@ -116,6 +119,9 @@ class TrainingGroup(StrictModel):
         grace_seconds: Time between SIGTERM and SIGKILL, as the cluster grants it
             (``terminationGracePeriodSeconds``). A checkpoint is made in it where it fits.
         save_mib_per_second: How fast a checkpoint is taken to be stored, until one was timed.
+        backend: Where the processes run: in the step's own ``pod``, or in a Kubeflow Trainer
+            ``train_job``, for several nodes or a queue.
+        train_job: What such a job is like.
     """
 
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
@@ -131,15 +137,24 @@ class TrainingGroup(StrictModel):
     compile: bool = False
     grace_seconds: float = Field(default=30.0, ge=0)
     save_mib_per_second: float = Field(default=64.0, gt=0)
+    backend: Backend = "pod"
+    train_job: TrainJobSettings = TrainJobSettings()
 
     @model_validator(mode="after")
     def _is_shared_out(self) -> Self:
+        in_job = self.backend == "train_job"
+        if in_job and self.processes is not None:
+            raise ValueError(
+                "processes is of the backend pod; a TrainJob has train_job.nodes, each with "
+                "train_job.processes_per_node"
+            )
+        processes = self.train_job.processes if in_job else self.processes
         for name, stage in (("sft", self.sft), ("dpo", self.dpo)):
-            share = stage.micro_batch_size * (self.processes or 1)
+            share = stage.micro_batch_size * (processes or 1)
             if stage.batch_size % share:
                 raise ValueError(
                     f"{name}.batch_size {stage.batch_size} is no multiple of {share}, "
-                    f"micro_batch_size {stage.micro_batch_size} in {self.processes} processes"
+                    f"micro_batch_size {stage.micro_batch_size} in {processes} processes"
                 )
         return self
 
