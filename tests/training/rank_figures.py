@@ -111,7 +111,7 @@ class _Interruption:
 
 
 def interrupted_and_resumed(model: Path, folder: Path, group: TrainingGroup) -> dict[str, Any]:
-    """Where both trainings stored their results, and how many micro batches the resumed one took."""
+    """Where both trainings stored their results, and how many micro batches the resumed took."""
     calm = stage_of(model, folder / "calm", "sft", group)
     rough = stage_of(model, folder / "rough", "sft", group)
     seen: list[list[int]] = []

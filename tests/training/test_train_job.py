@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,12 @@ def test_a_job_of_an_earlier_attempt_is_adopted(server: ClusterDouble) -> None:
     """Whatever settings it was made with: what it trains is the same."""
     with KubernetesApi(server.cluster) as api:
         api.create(JOBS, train_job(ORDER, SETTINGS, api.namespace))
-    threading.Thread(
-        target=lambda: (_looked_at(server), server.condition(NAME, "Complete")), daemon=True
-    ).start()
+
+    def complete() -> None:
+        _looked_at(server)
+        server.condition(NAME, "Complete")
+
+    threading.Thread(target=complete, daemon=True).start()
     run(server, SETTINGS.model_copy(update={"nodes": 3}))
     assert len(server.created) == 1
     assert server.created[0]["spec"]["trainer"]["numNodes"] == 2
@@ -250,8 +253,16 @@ def test_a_rotated_token_is_read_anew(server: ClusterDouble) -> None:
     assert server.jobs == {}
 
 
+def _removes_later(server: ClusterDouble) -> Callable[[str], None]:
+    def script(name: str) -> None:
+        _looked_at(server)
+        server.remove(name)
+
+    return script
+
+
 def test_a_job_deleted_from_outside_is_started_again_by_a_retry(server: ClusterDouble) -> None:
-    server.script = lambda name: (time.sleep(0.2), server.remove(name))[1]
+    server.script = _removes_later(server)
     with pytest.raises(TransientError, match="deleted by somebody else"):
         run(server)
     _completes(server)
@@ -267,7 +278,7 @@ def test_a_job_that_another_attempt_saw_to_its_end_is_done(server: ClusterDouble
 
 def test_a_job_deleted_while_no_watch_was_open_is_noticed(server: ClusterDouble) -> None:
     server.watch_faults = ["end"] * 50
-    server.script = lambda name: (time.sleep(0.2), server.remove(name))[1]
+    server.script = _removes_later(server)
     with pytest.raises(TransientError, match="deleted by somebody else"):
         run(server)
 

@@ -171,7 +171,7 @@ def data_card(context: StepContext, pairs: TableRef, counts: Mapping[str, int]) 
 
 
 def _funnel(counts: Mapping[str, Mapping[str, int]]) -> dict[str, list[tuple[str, int, float]]]:
-    """By part: label, count, and width in percent of the part's largest; what does not apply is left out."""
+    """By part: label, count, and width in percent; what does not apply is left out."""
     found = {}
     for part, entries in FUNNEL.items():
         known = [
