@@ -39,6 +39,10 @@ COMMANDS = {
         "cosalign.pipelines.run_command:run_command",
         "Run the compiled pipeline on this machine.",
     ),
+    "submit": LazyCommand(
+        "cosalign.pipelines.submit_command:submit_command",
+        "Run a compiled pipeline on Kubeflow Pipelines.",
+    ),
     "chat": LazyCommand(
         "cosalign.pipelines.chat_command:chat_command",
         "Talk with a trained model under a safety config.",

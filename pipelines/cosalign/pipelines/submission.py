@@ -1,0 +1,255 @@
+"""One run on Kubeflow Pipelines: version by content, experiment, run, and how it went.
+
+kfp's client knows the servers' many ways of signing in, so it is used for that and for uploads. It
+is imported here only when a client is opened. What is ours: a version's name says what is in it, so
+that the same pipeline is uploaded once and two of them never share a name; and a run is followed to
+its real end, where the client's own wait takes a cancelled run for one that still goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cosalign.domain.errors import CosalignError, TransientError, UserError
+from cosalign.domain.fingerprint import Json, content_sha256
+from cosalign.pipelines.compilation import CompiledPipeline
+from cosalign.pipelines.images import VERSION
+
+ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
+WELL = {"SUCCEEDED", "SKIPPED"}
+CONFLICT = 409
+THROTTLED = 429
+SERVERS_FAULT = 500
+
+
+class KubeflowUnavailable(TransientError):
+    """The Kubeflow Pipelines server did not answer, or is overloaded."""
+
+
+class RunFailed(CosalignError):
+    """A run on Kubeflow ended other than well; ``exit_code`` is 1."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to run.
+
+    Attributes:
+        name: The run's name.
+        experiment: The experiment's name; it is made if there is none.
+        parameters: The pipeline's.
+        labels: Names and values; KFP's runs have none, so they stand in the description as JSON.
+        pipeline_root: Where artifacts go; the server's default if ``None``.
+        service_account: Of the run's pods; the server's default if ``None``.
+    """
+
+    name: str
+    experiment: str
+    parameters: Mapping[str, Json]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    pipeline_root: str | None = None
+    service_account: str | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How a run is doing; ``message`` is the server's, where it failed."""
+
+    run_id: str
+    state: str
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.state in ENDED
+
+
+def version_name(name: str, compiled: CompiledPipeline) -> str:
+    """The name of a pipeline's version: release and content."""
+    return f"{name}-{VERSION}-{content_sha256(compiled.package().encode())[:12]}"
+
+
+class Kubeflow:
+    """A Kubeflow Pipelines server.
+
+    Args:
+        client: A ``kfp.Client``.
+        namespace: The user's namespace on a multi-user server.
+    """
+
+    def __init__(self, client: Any, namespace: str | None = None) -> None:
+        self._client = client
+        self._namespace = namespace
+
+    def version(self, name: str, compiled: CompiledPipeline) -> tuple[str, str]:
+        """Finds or uploads a pipeline's version; gives the ids of pipeline and version.
+
+        Raises:
+            KubeflowUnavailable: The server does not answer.
+            UserError: It refuses.
+        """
+        with explained(f"upload pipeline {name!r}"):
+            pipeline = self._pipeline(name) or self._new_pipeline(name)
+            wanted = version_name(name, compiled)
+            found = self._version(pipeline, wanted)
+            if found is None:
+                self._upload(pipeline, wanted, compiled)
+                found = self._version(pipeline, wanted)
+        if found is None:
+            raise KubeflowUnavailable(f"version {wanted!r} was uploaded and is not listed yet")
+        return pipeline, found
+
+    def start(self, pipeline_id: str, version_id: str, request: RunRequest) -> str:
+        """Starts a run, in its experiment; gives its id. Raises as :meth:`version`."""
+        models = self._client.api_models
+        with explained(f"start run {request.name!r}"):
+            experiment = self._client.create_experiment(
+                request.experiment, namespace=self._namespace
+            )
+            body = models.V2beta1Run(
+                display_name=request.name,
+                description=json.dumps(dict(sorted(request.labels.items()))),
+                experiment_id=experiment.experiment_id,
+                pipeline_version_reference=models.V2beta1PipelineVersionReference(
+                    pipeline_id=pipeline_id, pipeline_version_id=version_id
+                ),
+                runtime_config=models.V2beta1RuntimeConfig(
+                    parameters=dict(request.parameters), pipeline_root=request.pipeline_root
+                ),
+                service_account=request.service_account,
+            )
+            run = self._client.runs.run_service_create_run(run=body)
+        return str(run.run_id)
+
+    def state(self, run_id: str) -> RunState:
+        """How a run is doing. Raises as :meth:`version`."""
+        with explained(f"look at run {run_id!r}"):
+            run = self._client.get_run(run_id)
+        message = run.error.message if run.error else ""
+        return RunState(run_id, run.state or "PENDING", message or "")
+
+    def _pipeline(self, name: str) -> str | None:
+        listed = self._client.list_pipelines(
+            page_size=100, namespace=self._namespace, filter=_named(name)
+        )
+        ids = [str(p.pipeline_id) for p in listed.pipelines or () if p.display_name == name]
+        return ids[0] if ids else None
+
+    def _new_pipeline(self, name: str) -> str:
+        models = self._client.api_models
+        body = models.V2beta1Pipeline(display_name=name, name=name, namespace=self._namespace)
+        try:
+            made = self._client.pipelines.pipeline_service_create_pipeline(pipeline=body)
+        except Exception as problem:
+            # Somebody else may have made it in between.
+            found = self._pipeline(name) if _status(problem) == CONFLICT else None
+            if found is None:
+                raise
+            return found
+        return str(made.pipeline_id)
+
+    def _version(self, pipeline_id: str, name: str) -> str | None:
+        listed = self._client.list_pipeline_versions(
+            pipeline_id, page_size=100, filter=_named(name)
+        )
+        versions = listed.pipeline_versions or ()
+        ids = [str(v.pipeline_version_id) for v in versions if v.display_name == name]
+        return ids[0] if ids else None
+
+    def _upload(self, pipeline_id: str, name: str, compiled: CompiledPipeline) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            package = Path(folder) / "pipeline.yaml"
+            package.write_text(compiled.package(), encoding="utf-8")
+            try:
+                self._client.upload_pipeline_version(str(package), name, pipeline_id=pipeline_id)
+            except Exception as problem:
+                if _status(problem) != CONFLICT:
+                    raise
+
+
+def follow(
+    read: Callable[[], RunState], on_change: Callable[[RunState], None], seconds: float
+) -> RunState:
+    """Follows a run to its end; a server that does not answer for a while is asked again.
+
+    Args:
+        read: Gives the run's state.
+        on_change: Is told of each new state.
+        seconds: Time between two looks.
+    """
+    shown = ""
+    while True:
+        try:
+            now = read()
+        except KubeflowUnavailable:
+            time.sleep(seconds)
+            continue
+        if now.state != shown:
+            on_change(now)
+            shown = now.state
+        if now.ended:
+            return now
+        time.sleep(seconds)
+
+
+def refuse_failed(run: RunState) -> None:
+    """Raises ``RunFailed`` unless a run ended well."""
+    if run.state not in WELL:
+        said = f": {run.message}" if run.message else ""
+        raise RunFailed(f"run {run.run_id} ended as {run.state}{said}")
+
+
+def _named(name: str) -> str:
+    predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+    return json.dumps({"predicates": [predicate]})
+
+
+def _status(problem: Exception) -> int | None:
+    """The HTTP status of an error of kfp's client, which has many."""
+    status = getattr(problem, "status", None)
+    return status if isinstance(status, int) else None
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns errors of kfp's client into ours: the server's fault, or the user's.
+
+    Args:
+        what: What is being done, for the message.
+
+    Raises:
+        KubeflowUnavailable: The server does not answer, or says that it cannot now.
+        UserError: It refuses.
+    """
+    from kfp_server_api.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as problem:
+        status = problem.status or 0
+        if status >= SERVERS_FAULT or status in (0, THROTTLED):
+            raise KubeflowUnavailable(f"cannot {what}: status {status}; try again") from None
+        raise UserError(
+            f"cannot {what}: the server answers {status} ({_reason(problem)}); check the address, "
+            "the namespace and your rights"
+        ) from None
+    except (HTTPError, OSError) as problem:
+        raise KubeflowUnavailable(f"cannot {what}: {problem}") from None
+
+
+def _reason(problem: Any) -> str:
+    try:
+        return str(json.loads(problem.body)["error"])[:300]
+    except (KeyError, TypeError, ValueError):
+        return str(problem.reason)

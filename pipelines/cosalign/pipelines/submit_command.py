@@ -1,0 +1,135 @@
+"""``cosalign submit``: one run config and a shipped pipeline, executed on Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+from cosalign.domain.errors import ConfigError, UserError
+from cosalign.domain.fingerprint import Json
+from cosalign.pipelines.compilation import GRAPHS, compiled_path, shipped_pipeline
+from cosalign.pipelines.ir import ParameterSpec
+from cosalign.pipelines.ir_parsing import parse_pipeline
+from cosalign.pipelines.run_parameters import run_parameters
+from cosalign.pipelines.submission import (
+    Kubeflow,
+    RunRequest,
+    RunState,
+    explained,
+    follow,
+    refuse_failed,
+)
+from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
+from cosalign.store.storage import open_storage
+
+_POLL_SECONDS = 10.0
+
+
+@click.command("submit")
+@click.argument("name", type=click.Choice(list(GRAPHS)), default="cosalign")
+@click.option("--host", envvar="KF_PIPELINES_ENDPOINT", metavar="URL", help="Kubeflow's API.")
+@click.option("--namespace", metavar="NAME", help="Yours, on a multi-user server.")
+@click.option("--token-env", metavar="VARIABLE", help="Environment variable of a bearer token.")
+@click.option("--profile", required=True, metavar="NAME|FILE", help="The run config.")
+@click.option("--set", "overrides", multiple=True, metavar="GROUP.KEY=VALUE",
+              help="Override one value of it; may be repeated.")  # fmt: skip
+@click.option("--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE",
+              help="A parameter of the pipeline: text, or JSON; may be repeated.")  # fmt: skip
+@click.option("--experiment", default="cosalign", show_default=True, metavar="NAME",
+              help="Made if there is none.")  # fmt: skip
+@click.option("--run-name", metavar="NAME", help="From pipeline and config by default.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
+@click.option("--pipeline-root", metavar="URL", help="Where artifacts go.")
+@click.option("--service-account", metavar="NAME", help="Of the run's pods.")
+@click.option("--poll-seconds", default=_POLL_SECONDS, show_default=True, hidden=True)
+@click.option("--wait/--no-wait", default=True, help="Follow the run to its end.")
+def submit_command(**given: Any) -> None:
+    """Run NAME (cosalign or evaluate) on Kubeflow Pipelines.
+
+    The exit code is the run's: 0 where it succeeded, 1 where it failed or was cancelled; 75 where
+    the server did not answer. It goes on if this command is stopped.
+    """
+    config = load_run_config(given["profile"], given["overrides"])
+    if "://" not in config.storage.root or config.storage.root.startswith("file://"):
+        raise ConfigError(
+            f"storage.root is {config.storage.root!r}, which pods cannot read; name a place on "
+            "gs:// (--set storage.root=gs://BUCKET/PREFIX)"
+        )
+    digest = run_config_digest(config)
+    storage, path = open_storage(config.storage.root), f"configs/{digest}.yaml"
+    own: dict[str, Json] = {
+        "run_config_uri": storage.uri_of(path),
+        "run_config_digest": digest,
+        **_parameters(given["name"], given["parameters"]),
+    }
+    pipeline = parse_pipeline(compiled_path(given["name"]).read_bytes(), given["name"])
+    request = RunRequest(
+        name=given["run_name"] or f"{given['name']}-{digest[:12]}",
+        experiment=given["experiment"],
+        parameters=_sent(own, run_parameters(pipeline, own)),
+        labels={"cosalign.dev/config": digest, **_pairs("--label", given["labels"])},
+        pipeline_root=given["pipeline_root"],
+        service_account=given["service_account"],
+    )
+    server = _server(given["host"], given["namespace"], given["token_env"])
+    storage.write_bytes(path, dump_run_config(config).encode())
+    run_id = server.start(*server.version(given["name"], shipped_pipeline(given["name"])), request)
+    click.echo(f"run {run_id}: {request.name}")
+    if given["wait"]:
+        refuse_failed(follow(lambda: server.state(run_id), _show, given["poll_seconds"]))
+
+
+def _sent(own: dict[str, Json], checked: dict[str, Json]) -> dict[str, Json]:
+    """What the user named; defaults are the pipeline's to fill in."""
+    return {name: checked[name] for name in own}
+
+
+def _show(run: RunState) -> None:
+    click.echo(f"run {run.run_id}: {run.state.lower()}")
+
+
+def _server(host: str | None, namespace: str | None, token_env: str | None) -> Kubeflow:
+    try:
+        import kfp
+    except ImportError:
+        raise UserError(
+            "submitting needs kfp, which is not installed: pip install 'cosalign[authoring]'"
+        ) from None
+    if not host:
+        raise UserError("name Kubeflow's address with --host URL or KF_PIPELINES_ENDPOINT")
+    token = os.environ.get(token_env) if token_env else None
+    if token_env and not token:
+        raise UserError(f"--token-env {token_env}: there is no such environment variable")
+    with explained(f"reach Kubeflow Pipelines at {host}"):
+        return Kubeflow(kfp.Client(host=host, existing_token=token), namespace)
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    split = [text.partition("=") for text in given]
+    wrong = [text for text, (name, equals, _) in zip(given, split, strict=True)
+             if not (name and equals)]  # fmt: skip
+    if wrong:
+        raise UserError(f"{option} {wrong[0]!r}: write NAME=VALUE")
+    return {name: value for name, _, value in split}
+
+
+def _parameters(pipeline: str, given: tuple[str, ...]) -> dict[str, Json]:
+    """Parameters with the types that the pipeline wants; what is no text is given as JSON."""
+    types = parse_pipeline(compiled_path(pipeline).read_bytes(), pipeline).parameters
+    return {
+        name: _value(name, text, types.get(name))
+        for name, text in _pairs("--parameter", given).items()
+    }
+
+
+def _value(name: str, text: str, spec: ParameterSpec | None) -> Json:
+    if spec is None or spec.type == "STRING":
+        return text
+    try:
+        value: Json = json.loads(text)
+    except ValueError:
+        raise UserError(f"--parameter {name}={text}: {spec.type} wants JSON") from None
+    return value
