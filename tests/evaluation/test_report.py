@@ -206,7 +206,8 @@ def test_refusals_are_drawn_by_category_and_by_what_the_config_says() -> None:
 def test_suites_of_other_kinds_have_their_own_tables() -> None:
     figures = card({"ica": SCORE, "dpo": SCORE})
     part = {"items": 40, "scores": {"dpo": SCORE}, "differences": {}}
-    figures["suites"] |= {"attack:claim": part, "general:gsm8k": part, "refusal:xs": part}
+    figures["suites"] |= {"attack:claim": part, "general:gsm8k": part}
+    figures["refusals"] = {"refusal:xs: to answer": part}
     outcomes = {"dpo": {"passed": 3, "failed": 1, "unknown": 0}}
     figures["acceptance"] = [{"suite": "acceptance:EU", "label": "eu", "regions": ["EU"],
                               "outcomes": outcomes}]  # fmt: skip
@@ -215,4 +216,7 @@ def test_suites_of_other_kinds_have_their_own_tables() -> None:
     assert "30.0\N{NO-BREAK SPACE}%" in attacks
     assert "not asked" in attacks
     assert "0.200" in page[page.index("<h2>General ability") :].partition("</table>")[0]
+    refused = page[page.index("<h2>Refusal benchmarks") :].partition("</table>")[0]
+    assert "xs: to answer" in refused
+    assert "10.0\N{NO-BREAK SPACE}%" in refused
     assert "3 of 4" in page[page.index("<h2>Acceptance") :].partition("</table>")[0]

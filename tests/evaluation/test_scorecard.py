@@ -87,7 +87,7 @@ def test_over_refusal_is_counted_on_benign_prompts_of_any_source() -> None:
         item_row("dpo", "b", 1.0),
         item_row("dpo", "c", 0.0, risk_mask=FINANCIAL),
         item_row("dpo", "d", 0.0, suite="refusal:xs", config="xs"),
-        item_row("dpo", "e", 0.0, suite="refusal:xs", config="xs", risk_mask=FINANCIAL),
+        item_row("dpo", "e", 0.8, suite="refusal:xs", config="xs", prompt_type="disallowed"),
         item_row("dpo", "f", 0.0, suite="attack:claim", config="eu"),
     ]
     configs = [*CONFIGS, config_row("xs", "refusal:xs"), config_row("eu", "attack:claim")]
@@ -95,6 +95,8 @@ def test_over_refusal_is_counted_on_benign_prompts_of_any_source() -> None:
     assert card["benign"]["items"] == 3
     assert card["benign"]["scores"]["dpo"]["refused"] == pytest.approx((0.5 + 1) / 2)
     assert flat_metrics(card)["declined_benign/dpo"] == 0.75
+    refused = {name: p["scores"]["dpo"]["refused"] for name, p in card["refusals"].items()}
+    assert refused == {"refusal:xs: to decline": 0.0, "refusal:xs: to answer": 1.0}
 
 
 def test_other_suites_have_their_figures_and_no_part_in_the_score() -> None:

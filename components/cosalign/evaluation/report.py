@@ -44,12 +44,19 @@ SYSTEM_TITLES = {
     "ica": "the base model, config in its prompt",
     "sft": "after SFT, config in its prompt",
     "dpo": "after SFT and DPO, config in its prompt",
+    "current": "the promoted model, config in its prompt",
+    "ica_k": "the base model, config and demonstrations",
+    "cascade": "the base model, filtering its own answers",
+    "cascade_oracle": "the base model, filtered by the judge",
+    "best_of_n": "the best of several base answers by the judge",
 }
 
 
 CHECKS_SHOWN = 8
 REFUSERS = 4
-REFUSAL_TITLES = {"disallowed": "forbidden", "partial": "partly allowed", "allowed": "allowed"}
+REFUSAL_TITLES = {"disallowed": "forbidden", "allowed": "allowed"}
+FEW_SYSTEMS = 4
+"""With more, the table of their differences is folded."""
 
 OTHER_SUITES = {
     ATTACK: (
@@ -59,7 +66,7 @@ OTHER_SUITES = {
     ),
     REFUSAL: (
         "Refusal benchmarks",
-        "The share declined: high is wanted of harmful prompts, low of benign ones.",
+        "The share declined: high is wanted of what is to decline, low of what is to answer.",
         "refused",
     ),
     GENERAL: (
@@ -119,6 +126,7 @@ def render_report(card: Scorecard, material: Material) -> str:
         configs_plotted=CONFIGS_PLOTTED,
         texts=any(item.answers for item in material.items),
         curves=[curve for curve in drawn if curve],
+        few_systems=FEW_SYSTEMS,
         cuts=_cuts(card),
         other_suites=_other_suites(card),
         **_gate(card),
@@ -193,9 +201,10 @@ def _other_suites(card: Scorecard) -> list[tuple[str, str, str, dict[str, Any]]]
     """Title, note, figure and parts of the suites that are not about following configs."""
     found = []
     for prefix, (title, note, name) in OTHER_SUITES.items():
+        suites = card.get("refusals", {}) if prefix == REFUSAL else card["suites"]
         parts = {
             suite.removeprefix(prefix): part
-            for suite, part in card["suites"].items()
+            for suite, part in suites.items()
             if suite.startswith(prefix)
         }
         if parts:
