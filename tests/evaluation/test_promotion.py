@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from tests.evaluation.evaluation_world import inputs, run_config, write_region
+from tests.inference.released import release
 
 from cosalign.domain.run_config import RunConfig
 from cosalign.evaluation.gate_step import promote_where_told
 from cosalign.evaluation.step import EvaluationStep
 from cosalign.inference.models import resolve_model
+from cosalign.inference.safety_template import export_template
+from cosalign.inference.tiny_model import build_tiny_model
 from cosalign.pipelines.command_line import main as cosalign
 from cosalign.runtime.step import StepManifest, run_step
 from cosalign.store.model_pointer import Choice, ModelPointer
@@ -266,3 +269,47 @@ def test_a_model_that_is_gone_or_altered_is_not_promoted(
 def test_listing_nothing_says_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cosalign(["models", "--root", str(tmp_path / "empty")]) == 0
     assert "cosalign promote --help" in capfd.readouterr().out
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A model as training releases it, with its manifest."""
+    folder = build_tiny_model(tmp_path / "released")
+    export_template(folder)
+    model = resolve_model(str(folder), tmp_path / "cache")
+    release(open_storage(str(folder)), model)
+    return folder
+
+
+def test_a_released_model_is_promoted_by_its_manifest_once_its_gate_is_known(
+    tmp_path: Path, released: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = gated(tmp_path)
+    root = config.storage.root
+    address = f"{released}/model-manifest.json"
+    command = ["promote", address, "--root", root, "--cache", str(tmp_path / "cache")]
+    assert cosalign(command) == 2
+    assert "it never stood before a gate" in capfd.readouterr().err
+    # A gate that another evaluation left in this storage, for this very model.
+    manifest, _ = run(config, dpo="double:a")
+    storage = open_storage(root)
+    gate = gate_file(config, manifest)
+    model = json.loads((released / "model-manifest.json").read_text(encoding="utf-8"))
+    gate["model"] = {"uri": "gs://elsewhere", "digest": model["digest"]}
+    storage.write_bytes(manifest.files["gate"], json.dumps(gate).encode())
+    assert cosalign(command) == 0
+    (entry,) = pointer_of(config).history()
+    assert (entry.uri, entry.digest) == (released.as_uri(), model["digest"])
+
+
+def test_a_released_model_is_held_against_its_manifest_file_by_file(
+    tmp_path: Path, released: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = next(released.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    address = f"{released}/model-manifest.json"
+    command = ["promote", address, "--root", str(tmp_path / "out"), "--override", "hotfix"]
+    assert cosalign(command) == 2
+    assert f"{weights.name} was altered" in capfd.readouterr().err

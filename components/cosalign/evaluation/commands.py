@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cosalign.store.storage import Storage
 
 _SHORT = 12
-_MODEL_MANIFEST = "model-manifest.json"
 
 _root = click.option("--root", default="cosalign-out", show_default=True, help="Storage root.")
 _cache = click.option(
@@ -149,8 +148,9 @@ def _candidate(storage: Storage, named: str) -> tuple[ModelRef, list[StoredGate]
     from cosalign.domain.errors import UserError
     from cosalign.evaluation.finished_evaluations import find_evaluation, storage_of
     from cosalign.evaluation.promotion import gates_of, read_gate
+    from cosalign.inference.model_manifest import MANIFEST_FILE
 
-    if named.endswith(_MODEL_MANIFEST):
+    if named.endswith(MANIFEST_FILE):
         model = _manifest_model(named)
         return model, gates_of(storage, model.digest)
     manifest = find_evaluation(storage, named)
@@ -162,16 +162,13 @@ def _candidate(storage: Storage, named: str) -> tuple[ModelRef, list[StoredGate]
     return gate.file.model, [gate]
 
 
-def _manifest_model(uri: str) -> ModelRef:
-    from cosalign.domain.errors import DataError
-    from cosalign.domain.yaml_text import parse_yaml
+def _manifest_model(address: str) -> ModelRef:
     from cosalign.evaluation.promotion import ModelRef
-    from cosalign.store.storage import read_uri
+    from cosalign.inference.model_manifest import read_model_manifest
+    from cosalign.store.storage import open_storage
 
-    digest = parse_yaml(read_uri(uri).decode("utf-8", "replace"), uri, DataError).get("digest")
-    if not isinstance(digest, str):
-        raise DataError(f"{uri}: names no digest, so it is no model's manifest")
-    return ModelRef(uri=uri.rpartition("/")[0] or ".", digest=digest)
+    folder = open_storage(address.rpartition("/")[0] or ".")
+    return ModelRef(uri=folder.uri, digest=read_model_manifest(folder).digest)
 
 
 def _author(by: str | None, reason: str | None, override: str | None) -> Author:

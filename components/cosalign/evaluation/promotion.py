@@ -20,6 +20,12 @@ from typing import Any, Literal
 from cosalign.domain.errors import DataError, ModelError, UserError
 from cosalign.domain.fingerprint import content_sha256
 from cosalign.domain.validation import StrictModel, validated
+from cosalign.inference.model_manifest import (
+    MANIFEST_FILE,
+    ModelManifest,
+    read_model_manifest,
+    verify_model,
+)
 from cosalign.inference.models import resolve_model
 from cosalign.store.model_pointer import (
     Choice,
@@ -29,7 +35,7 @@ from cosalign.store.model_pointer import (
     first_promotion,
     rollback_target,
 )
-from cosalign.store.storage import Storage
+from cosalign.store.storage import Storage, open_storage
 
 GATE_FILE = "gate.json"
 
@@ -240,12 +246,28 @@ def objection_to(gate: StoredGate, current: Entry | None) -> str:
 def check_stored(model: ModelRef, cache: Path) -> None:
     """Refuses a model that is not there, or is another one than its digest says.
 
+    A model that training released is held against its manifest, file by file, where it lies; any
+    other one is fetched and hashed.
+
     Raises:
         ModelError: Which it is.
     """
-    found = resolve_model(model.uri, cache).digest
+    released = _released(model.uri)
+    found = released.digest if released else resolve_model(model.uri, cache).digest
     if found != model.digest:
         raise ModelError(
             f"{model.uri}: holds the model {found[:12]}, and {model.digest[:12]} was meant; it was "
             "altered since, train or fetch it again"
         )
+
+
+def _released(uri: str) -> ModelManifest | None:
+    """The manifest of a model in storage, whose files it fits; ``None`` where there is none."""
+    if not (uri.startswith(("gs://", "file://")) or Path(uri).is_dir()):
+        return None
+    folder = open_storage(uri)
+    if folder.stat(MANIFEST_FILE) is None:
+        return None
+    manifest = read_model_manifest(folder)
+    verify_model(folder, manifest)
+    return manifest
