@@ -363,3 +363,32 @@ def test_uncertain_answers_go_to_the_second_judge(tmp_path: Path, regions: Path)
     # The answers and the first judge's verdicts stood in the ledgers.
     assert manifest.counts["answers_made"] == 0
     assert manifest.counts["verdicts_made"] == manifest.counts["escalated"]
+
+
+def test_kfp_shows_the_report_and_the_metrics(tmp_path: Path, regions: Path) -> None:
+    config = run_config(tmp_path)
+    (tmp_path / "run.yaml").write_text(dump_run_config(config), encoding="utf-8")
+    artifacts = {}
+    for name, manifest in inputs(config).items():
+        (tmp_path / f"{name}.json").write_text(manifest.model_dump_json(), encoding="utf-8")
+        artifacts[name] = {"artifacts": [{"uri": str(tmp_path / f"{name}.json")}]}
+    outputs = {
+        name: {"artifacts": [{"name": name, "uri": str(tmp_path / "kfp" / name)}]}
+        for name in ("evaluation", "report", "metrics")
+    }
+    told = {
+        "inputs": {
+            "parameterValues": {"run_config_uri": str(tmp_path / "run.yaml")},
+            "artifacts": artifacts,
+        },
+        "outputs": {"artifacts": outputs, "outputFile": str(tmp_path / "kfp" / "out.json")},
+    }
+    assert main(EvaluationStep(), ["--executor-input", json.dumps(told)]) == 0
+    page = (tmp_path / "kfp" / "report").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "did not pass the gate" in page
+    written = json.loads((tmp_path / "kfp" / "out.json").read_text(encoding="utf-8"))
+    metrics = written["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    assert metrics["gate_passed"] == 0.0
+    assert {"cosa_score/dpo", "cosa_score_low/dpo", "coverage/dpo"} <= metrics.keys()
+    assert None not in metrics.values()

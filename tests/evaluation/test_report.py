@@ -173,10 +173,13 @@ def test_the_verdict_comes_first_with_its_reasons() -> None:
     assert "the gate" not in render_report(figures, Material())[:200]
 
 
-def test_many_failed_checks_are_listed_below() -> None:
-    figures = card({"ica": SCORE, "dpo": SCORE}, gate=gate_of(*["worse"] * 12))
+def test_checks_that_failed_alike_are_one_reason_and_all_are_listed_below() -> None:
+    figures = card({"ica": SCORE, "dpo": SCORE}, gate=gate_of(*["worse"] * 12, "too_low"))
     page = render_report(figures, Material())
-    assert "and 4 more, in the list of all checks below" in page
+    top = page[: page.index("<h2>")]
+    assert "13 of 14 checks failed" in top
+    assert top.count("<li>") == 2
+    assert "eu-bank, eu-bank, eu-bank</strong> and 9 more: &lt;worse&gt;" in top
     assert page[page.index("All checks of the gate") :].count("&lt;worse&gt;") == 12
 
 

@@ -92,3 +92,11 @@ def test_the_data_card_and_the_report_are_named_where_they_were_written(tmp_path
     assert json.loads(summary.as_json())["data_card"] == str(page)
     assert summary.as_text().endswith(f"data card: {page}")
     assert "report:" not in summary.as_text()
+
+
+def test_the_gates_verdict_stands_last_where_there_was_a_gate() -> None:
+    assert "gate:" not in text(METRICS)
+    assert "\ngate: passed" in text({**METRICS, "gate_passed": 1.0, "gate_failed_checks": 0.0})
+    failed = text({**METRICS, "gate_passed": 0.0, "gate_failed_checks": 3.0})
+    assert "\ngate: failed checks: 3, see the report" in failed
+    assert "gate_passed" not in failed

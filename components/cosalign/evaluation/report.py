@@ -52,7 +52,9 @@ SYSTEM_TITLES = {
 }
 
 
-CHECKS_SHOWN = 8
+PLACES_SHOWN = 3
+"""A reason that holds at more places than these names so many, and counts the others."""
+
 REFUSERS = 4
 REFUSAL_TITLES = {"disallowed": "forbidden", "allowed": "allowed"}
 FEW_SYSTEMS = 4
@@ -138,7 +140,7 @@ def _gate(card: Scorecard) -> dict[str, Any]:
     """The verdict, and the table of regions, which is about the candidate and its reference."""
     gate = card.get("gate")
     if not gate:
-        return {"gate": None, "regions": [], "failed": [], "checks_shown": 0}
+        return {"gate": None, "regions": []}
     regions = [
         c for c in card["configs"] if c["suite"] == CONTROL and gate["candidate"] in c["scores"]
     ]
@@ -150,12 +152,24 @@ def _gate(card: Scorecard) -> dict[str, Any]:
     return {
         "gate": gate,
         "failed": [check for check in gate["checks"] if not check["passed"]],
-        "checks_shown": CHECKS_SHOWN,
+        "reasons": _reasons(gate["checks"]),
+        "places_shown": PLACES_SHOWN,
         "candidate": gate["candidate"],
         "reference": gate["reference"],
         "regions": [{"label": c["label"], "regions": c["regions"], "part": c} for c in regions]
         + benchmarks,
     }
+
+
+def _reasons(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Failed checks, those of one rule and code together, with where they failed."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for check in checks:
+        if not check["passed"]:
+            key = (check["rule"], check["code"])
+            reason = found.setdefault(key, {**check, "places": []})
+            reason["places"].append(check["where"])
+    return list(found.values())
 
 
 def _refusals(card: Scorecard) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class RunSummary:
             lines.append("nothing to do: every stage was already done")
         if self.metrics:
             lines += ["", *_metric_lines(self.metrics), *_declined_lines(self.metrics)]
-            lines += _judge_lines(self.metrics)
+            lines += _judge_lines(self.metrics) + _gate_lines(self.metrics)
         pages = {"data card": self.data_card, "report": self.report}
         lines += ["", *(f"{name}: {path}" for name, path in pages.items() if path)]
         return "\n".join(lines).rstrip("\n")
@@ -210,6 +210,15 @@ def _judge_lines(metrics: dict[str, float | None]) -> list[str]:
                 f"questions, {right[worst]:.3f} at worst ({worst}); AUC {mean_auc}"
             )
     return ["", *lines] if lines else []
+
+
+def _gate_lines(metrics: dict[str, float | None]) -> list[str]:
+    """Whether the gate let the candidate pass; nothing where there was none."""
+    if "gate_passed" not in metrics:
+        return []
+    failed = int(metrics.get("gate_failed_checks") or 0)
+    verdict = "passed" if metrics["gate_passed"] else f"failed checks: {failed}, see the report"
+    return ["", f"gate: {verdict}"]
 
 
 def _by_question(metrics: dict[str, float | None], prefix: str) -> dict[str, float]:
