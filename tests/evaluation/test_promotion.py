@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.evaluation_world import inputs, run_config, write_region
+from tests.evaluation.evaluation_world import TAXONOMY, inputs, run_config, write_region
 from tests.inference.released import release
 
 from cosalign.domain.run_config import RunConfig
@@ -17,7 +17,8 @@ from cosalign.inference.models import resolve_model
 from cosalign.inference.safety_template import export_template
 from cosalign.inference.tiny_model import build_tiny_model
 from cosalign.pipelines.command_line import main as cosalign
-from cosalign.runtime.step import StepManifest, run_step
+from cosalign.runtime.shares import all_shares
+from cosalign.runtime.step import StepContext, StepManifest, run_step
 from cosalign.store.model_pointer import Choice, ModelPointer
 from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
@@ -99,6 +100,22 @@ def test_the_next_model_is_held_against_the_promoted_one(tmp_path: Path) -> None
     # The promoted model's answers were paid for when it was evaluated itself.
     assert manifest.counts["answers_made"] == 6
     assert promoted(config) == [("promote", "double:a"), ("promote", "double:b")]
+
+
+def test_shares_pay_for_the_promoted_models_answers_too(tmp_path: Path) -> None:
+    config = gated(tmp_path, promote=True)
+    run(config, dpo="double:a")
+    more = config.evaluation.model_copy(update={"prompts_per_config": 12})
+    config = config.model_copy(update={"evaluation": more})
+    given = inputs(config)
+    models = {"sft": "double:sft", "dpo": "double:b"}
+    given["training"] = given["training"].model_copy(update={"models": models})
+    context = StepContext(config, open_storage(config.storage.root), TAXONOMY, given, "x")
+    for share in all_shares(2):
+        EvaluationStep().pay(context, share)
+    manifest, _ = run(config, dpo="double:b")
+    assert "cosa_score/current" in manifest.metrics
+    assert (manifest.counts["answers_made"], manifest.counts["verdicts_made"]) == (0, 0)
 
 
 def test_an_attempt_that_died_after_promoting_is_repeated_to_the_same_result(

@@ -114,7 +114,7 @@ class EvaluationStep:
         items = replace(items, items=[item for item in items.items if share.has(item.prompt_id)])
         if not items.items:
             return {}
-        systems = open_systems(config, context.inputs["training"])
+        systems = _all_systems(context, find_rival(context))
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, context.taxonomy, context.storage, host)
             return pay_for_answers(context, host, judge, systems, items)
@@ -124,7 +124,7 @@ class EvaluationStep:
         config = context.config
         items = _items(context)
         rival = find_rival(context)
-        systems = open_systems(config, context.inputs["training"]) + _rival_system(context, rival)
+        systems = _all_systems(context, rival)
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, context.taxonomy, context.storage, host)
             last = _judging_model(config, judge)
@@ -189,17 +189,18 @@ def _config_identity(config: EvaluatedConfig) -> Json:
     return [list(config.names), list(config.regions), rendered.config_id, text, question]
 
 
-def _rival_system(context: StepContext, rival: Entry | None) -> list[System]:
-    """The promoted model as one more system, asked as the candidate is: under the config."""
+def _all_systems(context: StepContext, rival: Entry | None) -> list[System]:
+    """The run's systems, and the promoted model as one more, asked under the config as they are."""
+    systems = open_systems(context.config, context.inputs["training"])
     if rival is None:
-        return []
+        return systems
     if CURRENT in context.config.evaluation.system_names:
         raise ConfigError(
             f"evaluation.systems: {CURRENT!r} is the name of the promoted model, which the gate "
             "adds; call the system otherwise"
         )
     settings = SystemSettings(name=CURRENT, model=rival.uri)
-    return [System(settings, rival_model(context, rival))]
+    return [*systems, System(settings, rival_model(context, rival))]
 
 
 def _scorecard(context: StepContext, items: ItemTable, counts: Mapping[str, int]) -> Scorecard:
