@@ -317,6 +317,20 @@ REFERENCE_LEDGER = pa.schema(
 """Log-probabilities of whole answers under a frozen reference model, in nats. Key: the model's
 digest, and the token ids of context and answer."""
 
+CONTINUATION_LEDGER = pa.schema(
+    [
+        _field("key", pa.binary(16)),
+        _field("log_prob", pa.float64()),
+        _field("greedy", pa.bool_()),
+        _nullable("failure", pa.string()),
+        _field("engine", pa.string()),
+        _field("dtype", pa.string()),
+        _field("created", pa.int64()),
+    ]
+)
+"""Log-probabilities of given continuations, in nats, and whether each token was the likeliest. Key:
+the model's digest, and the token ids of context and continuation."""
+
 
 TAXONOMY_KEY = "cosalign.taxonomy"
 """Where a table's metadata names the digest of the taxonomy that its masks speak in."""

@@ -8,7 +8,7 @@ and the model that scores comes last.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cosalign.evaluation.adherence import Adherence, Judged, judge_drafts, measure_adherence
 from cosalign.evaluation.answers import (
@@ -20,6 +20,7 @@ from cosalign.evaluation.answers import (
     joined_answers,
 )
 from cosalign.evaluation.final_answers import settle_answers
+from cosalign.evaluation.general_ability import GeneralTasks, Row
 from cosalign.evaluation.items import EvaluationItems
 from cosalign.evaluation.suite_rules import apply_rules
 from cosalign.evaluation.systems import filter_model, open_shots
@@ -37,6 +38,7 @@ class Answered:
     answers: Answers
     adherence: Adherence
     counts: Counter[str]
+    general: list[Row] = field(default_factory=list)
 
 
 def answer_and_judge(
@@ -60,7 +62,9 @@ def answer_and_judge(
     config, taxonomy, storage = context.config, context.taxonomy, context.storage
     shots = open_shots(context, systems, items)
     asking = Asking(host, storage, judge_digest, config.evaluation.max_tokens, shots)
-    drafts, filters = _drafts(context, asking, systems, items)
+    settings = config.evaluation.general
+    general = None if settings is None else GeneralTasks(settings, host, storage)
+    drafts, filters, rows = _drafts(context, asking, systems, items, general)
     second = open_escalation(config, taxonomy, storage, host)
     judged = judge_drafts(judge, taxonomy, items, drafts, config.scoring, second)
     weights = config.pairing.weights
@@ -69,7 +73,8 @@ def answer_and_judge(
     apply_rules(adherence, settled.judged, items, settled.answers, taxonomy)
     counts = settled.counts
     counts["filter_verdicts_made"] = sum(own.made for own in filters.values())
-    return Answered(settled.answers, adherence, counts)
+    counts["general_rows"] = len(rows)
+    return Answered(settled.answers, adherence, counts, rows)
 
 
 def pay_for_answers(
@@ -87,25 +92,32 @@ def pay_for_answers(
     config, taxonomy = context.config, context.taxonomy
     shots, last = open_shots(context, systems, items), judge.identity.model_digest
     asking = Asking(host, context.storage, last, config.evaluation.max_tokens, shots)
-    drafts, filters = _drafts(context, asking, systems, items)
+    drafts, filters, _ = _drafts(context, asking, systems, items, None)
     judged = judge_drafts(judge, taxonomy, items, drafts, config.scoring)
     verdicts = judged.made + sum(own.made for own in filters.values())
     return {"answers_made": drafts.made, "verdicts_made": verdicts}
 
 
 def _drafts(
-    context: StepContext, asking: Asking, systems: list[System], items: EvaluationItems
-) -> tuple[Answers, dict[str, Judged]]:
-    """All drafts, and what each cascade's own filter says of its drafts."""
+    context: StepContext,
+    asking: Asking,
+    systems: list[System],
+    items: EvaluationItems,
+    general: GeneralTasks | None,
+) -> tuple[Answers, dict[str, Judged], list[Row]]:
+    """All drafts, what each cascade's own filter says of its drafts, and general ability."""
     by_name = {system.name: system for system in systems}
     parts: list[Answers] = []
     filters: dict[str, Judged] = {}
+    rows: list[Row] = []
     for part in generate_answers(asking, systems, items):
         parts.append(part)
+        if general is not None:
+            rows += general.rows(by_name[name] for name in part.ids)
         for name in part.ids:
             if by_name[name].settings.method == "cascade":
                 filters[name] = _filter(context, asking, by_name[name], items, part)
-    return joined_answers(parts), filters
+    return joined_answers(parts), filters, rows
 
 
 def _filter(

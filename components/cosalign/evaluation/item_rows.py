@@ -7,7 +7,7 @@ tables, and whoever adds a suite or a system adds rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -74,3 +74,14 @@ def _config_row(config: EvaluatedConfig, masks: set[int], drawn: set[str]) -> di
         "names": list(config.names),
         "regions": list(config.regions),
     }
+
+
+def with_rows(
+    table: pa.Table, rows: Sequence[Mapping[str, Any]], order: Sequence[str] = ()
+) -> pa.Table:
+    """A table with further rows, sorted anew by some columns, or behind its own."""
+    if not rows:
+        return table
+    added = pa.Table.from_pylist([dict(row) for row in rows], schema=table.schema)
+    whole = pa.concat_tables([table, added])
+    return whole.sort_by([(name, "ascending") for name in order]) if order else whole

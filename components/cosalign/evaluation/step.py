@@ -26,9 +26,8 @@ from cosalign.domain.schemas import (
     VERDICTS,
     with_metadata,
 )
-from cosalign.evaluation.adherence import Adherence
-from cosalign.evaluation.answering import answer_and_judge, pay_for_answers
-from cosalign.evaluation.answers import Answers, System
+from cosalign.evaluation.answering import Answered, answer_and_judge, pay_for_answers
+from cosalign.evaluation.answers import System
 from cosalign.evaluation.bootstrap import Resampling
 from cosalign.evaluation.gate_step import (
     find_rival,
@@ -38,7 +37,8 @@ from cosalign.evaluation.gate_step import (
     run_gate,
     stored_models,
 )
-from cosalign.evaluation.item_rows import config_rows, item_rows
+from cosalign.evaluation.general_ability import general_configs, general_identity
+from cosalign.evaluation.item_rows import ITEM_KEY, config_rows, item_rows, with_rows
 from cosalign.evaluation.item_table import ItemTable, read_items
 from cosalign.evaluation.items import (
     EvaluatedConfig,
@@ -73,7 +73,7 @@ from cosalign.store.model_pointer import Entry
 from cosalign.store.storage import Storage, read_uri
 from cosalign.store.tables import read_table, write_table
 
-SOURCES = {"benchmark", "benchmarks", "refusals", "attacks"}
+SOURCES = {"benchmark", "benchmarks", "refusals", "attacks", "general"}
 """Settings that name files; these are part of a result by content."""
 
 
@@ -94,6 +94,7 @@ class EvaluationStep:
         benchmark = _benchmark(config)
         return {
             "evaluation": config.evaluation.model_dump(mode="json", exclude=SOURCES),
+            "general": general_identity(config.evaluation.general),
             "suites": suites_identity(config, written),
             "configs": [_config_identity(region) for region in regions],
             "benchmark": None if benchmark is None else content_sha256(benchmark),
@@ -137,7 +138,7 @@ class EvaluationStep:
         draft.counts.update(adherence.counts)
         draft.counts.update(done.counts)
         draft.metrics.update(adherence.metrics)
-        stored = _write_tables(context, draft, items, answers, adherence)
+        stored = _write_tables(context, draft, items, done)
         card = _scorecard(context, stored, items.counts)
         _name_models(card, systems, judge.identity)
         card["judge"] = measured
@@ -213,12 +214,13 @@ def _write_tables(
     context: StepContext,
     draft: ManifestDraft,
     items: EvaluationItems,
-    answers: Answers,
-    adherence: Adherence,
+    done: Answered,
 ) -> ItemTable:
     """Writes the tables, and gives the items as they were stored."""
+    answers, adherence, general = done.answers, done.adherence, done.general
     draws = read_table(context.storage, context.inputs["synthesis"].tables["draws"])
-    rows, configs = item_rows(items, answers, adherence), config_rows(items.configs, draws)
+    rows = with_rows(item_rows(items, answers, adherence), general, ITEM_KEY)
+    configs = with_rows(config_rows(items.configs, draws), general_configs(general))
     tables = {
         "evaluation": (rows, EVALUATION),
         "evaluated_configs": (configs, EVALUATED_CONFIGS),

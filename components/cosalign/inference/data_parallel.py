@@ -27,6 +27,8 @@ from cosalign.inference.engine import (
     GenerationRequest,
     Labelling,
     LabelRequest,
+    Scored,
+    ScoreRequest,
     Tokenizer,
 )
 from cosalign.inference.engine_places import Place
@@ -173,6 +175,14 @@ class DataParallelEngine:
             EngineUnavailable: A copy went away.
         """
         return self._stream("label", prefix_chunks(requests, CHUNK))
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """See :class:`cosalign.inference.engine.ScoresContinuations`.
+
+        Raises:
+            EngineUnavailable: A copy went away.
+        """
+        return self._stream("score", prefix_chunks(requests, CHUNK))
 
     def close(self) -> None:
         """See :class:`cosalign.inference.engine.Engine`."""

@@ -22,6 +22,8 @@ from cosalign.inference.engine import (
     GenerationRequest,
     Labelling,
     LabelRequest,
+    Scored,
+    ScoreRequest,
     TokenIds,
     Tokenizer,
 )
@@ -165,6 +167,12 @@ class DoubleEngine:
             self._count()
             yield self._labelling(request)
 
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """See :class:`cosalign.inference.engine.ScoresContinuations`."""
+        for request in requests:
+            self._count()
+            yield self._scored(request)
+
     def close(self) -> None:
         """See :class:`cosalign.inference.engine.Engine`."""
         self._closed = True
@@ -203,6 +211,18 @@ class DoubleEngine:
         words = random.choice(WORDS, size=count)
         reason = "length" if cut or length >= sampling.max_tokens else "stop"
         return Generation(request.request_id, " ".join(words), count, reason)
+
+    def _scored(self, request: ScoreRequest) -> Scored:
+        if not self._fits(request.token_ids, 1):
+            return Scored(request.request_id, None, greedy=False)
+        identity: Json = [self._digest, list(request.token_ids), request.context]
+        random = np.random.default_rng(seed_of("double score", identity))
+        length = len(request.token_ids) - request.context
+        return Scored(
+            request.request_id,
+            -length * float(random.uniform(0.1, 3)),
+            bool(random.random() < LENGTH_SHARE),
+        )
 
     def _labelling(self, request: LabelRequest) -> Labelling:
         if not self._fits(request.token_ids, len(request.alphabets)):

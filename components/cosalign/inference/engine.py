@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 TokenIds = tuple[int, ...]
 Messages = tuple[tuple[str, str], ...]
@@ -104,6 +104,36 @@ class Labelling:
     failure: str | None = None
 
 
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One continuation to score.
+
+    Attributes:
+        request_id: The caller's.
+        token_ids: Context and continuation.
+        context: How many of them are context, at least one.
+    """
+
+    request_id: str
+    token_ids: TokenIds
+    context: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to one :class:`ScoreRequest`.
+
+    Attributes:
+        request_id: The caller's.
+        log_prob: Of the whole continuation, in nats; ``None`` where it could not be scored.
+        greedy: Whether each of its tokens was the likeliest.
+    """
+
+    request_id: str
+    log_prob: float | None
+    greedy: bool
+
+
 class Tokenizer(Protocol):
     """What planning needs of a tokenizer."""
 
@@ -180,3 +210,12 @@ class Engine(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class ScoresContinuations(Protocol):
+    """An engine that gives log-probabilities of given text."""
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Scored]:
+        """Scores each request's continuation, in any order."""
+        ...

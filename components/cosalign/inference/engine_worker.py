@@ -24,7 +24,7 @@ from cosalign.domain.errors import CosalignError
 from cosalign.inference.engine import Engine
 from cosalign.inference.open_engine import open_engine
 
-Kind = Literal["generate", "label"]
+Kind = Literal["generate", "label", "score"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def serve(link: Connection) -> None:
 
 def _answer(engine: Engine, inbox: _Inbox, link: Connection) -> None:
     call, kind = inbox.next_kind()
-    answer = engine.generate if kind == "generate" else engine.label
-    for result in answer(inbox.requests(call)):
+    # The engine's method has the kind's name.
+    for result in getattr(engine, kind)(inbox.requests(call)):
         inbox.answered()
         link.send((call, result))
 

@@ -108,6 +108,11 @@ class HfTokenizer:
             for whole, (template, contents) in zip(together, parts, strict=True)
         ]
 
+    @property
+    def document_start(self) -> TokenIds:
+        """What the tokenizer puts before a text of its own accord: a token for its beginning."""
+        return tuple(int(i) for i in self._tokenizer("").input_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated tokens, without control tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -253,6 +258,11 @@ def load_tokenizer(model: ModelFolder) -> Tokenizer:
     if model.tokenizer_digest == message_tokenizer_digest():
         return MessageTokenizer()
     return HfTokenizer(model.path, model.tokenizer_digest)
+
+
+def document_start(tokenizer: Tokenizer) -> TokenIds:
+    """What a model expects before a text that is no conversation; often nothing."""
+    return tokenizer.document_start if isinstance(tokenizer, HfTokenizer) else ()
 
 
 def _load(folder: Path) -> Any:

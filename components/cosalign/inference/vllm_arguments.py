@@ -12,7 +12,7 @@ from typing import Any
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.run_config import EngineGroup
-from cosalign.inference.engine import GenerationRequest, LabelRequest
+from cosalign.inference.engine import GenerationRequest, LabelRequest, ScoreRequest
 from cosalign.inference.models import ModelFolder
 
 CPU_BATCHED_TOKENS = 4096
@@ -89,6 +89,21 @@ def label_sampling(request: LabelRequest) -> Any:
         temperature=0.0,
         allowed_token_ids=menu,
         logprob_token_ids=menu,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def score_sampling(_: ScoreRequest) -> Any:
+    """VLLM's sampling parameters for a score request: one token is written, and let fall."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        # Of each position its own token, with its rank, and the likeliest.
+        prompt_logprobs=1,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -32,6 +32,8 @@ from cosalign.inference.engine import (
     Labelling,
     LabelRequest,
     Sampling,
+    Scored,
+    ScoreRequest,
     TokenIds,
     Tokenizer,
 )
@@ -44,6 +46,7 @@ from cosalign.inference.vllm_arguments import (
     engine_arguments,
     generation_sampling,
     label_sampling,
+    score_sampling,
 )
 
 IN_FLIGHT = 512
@@ -60,8 +63,8 @@ QUIET_ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
-Request = TypeVar("Request", GenerationRequest, LabelRequest)
-Result = TypeVar("Result", Generation, Labelling)
+Request = TypeVar("Request", GenerationRequest, LabelRequest, ScoreRequest)
+Result = TypeVar("Result", Generation, Labelling, Scored)
 
 
 class VllmEngine:
@@ -147,6 +150,23 @@ class VllmEngine:
             finished=_labelling,
         )
 
+    def score(self, requests: Iterable[ScoreRequest | None]) -> Iterator[Scored]:
+        """See :class:`cosalign.inference.engine.ScoresContinuations`.
+
+        ``None`` is as in :meth:`generate`. vLLM computes such prompts whole: what the prefix cache
+        holds has no log-probabilities.
+
+        Raises:
+            EngineUnavailable: The engine went away.
+        """
+        return self._stream(
+            requests,
+            answer_tokens=lambda _: 1,
+            sampling=score_sampling,
+            refused=lambda request: Scored(request.request_id, None, greedy=False),
+            finished=_scored,
+        )
+
     @property
     def bare_engine(self) -> Any:
         """VLLM's own ``LLMEngine``, for benchmarks that compare with it."""
@@ -222,7 +242,7 @@ class VllmEngine:
                         yield refused(request)
                 for output in self._step(engine) if flying else ():
                     self.usage.cached_tokens += output.num_cached_tokens or 0
-                    yield finished(flying.pop(output.request_id), output.outputs[0])
+                    yield finished(flying.pop(output.request_id), output)
         finally:
             # A caller that stops early leaves no work behind.
             if flying and self._engine is not None:
@@ -235,7 +255,9 @@ class VllmEngine:
     def _fits(self, token_ids: TokenIds, answer_tokens: int) -> bool:
         return bool(token_ids) and 0 < answer_tokens <= self.max_model_len - len(token_ids)
 
-    def _add(self, engine: Any, request: GenerationRequest | LabelRequest, sampling: Any) -> str:
+    def _add(
+        self, engine: Any, request: GenerationRequest | LabelRequest | ScoreRequest, sampling: Any
+    ) -> str:
         from vllm.inputs import TokensPrompt
 
         # Callers may use an id twice, in one call or in two; the engine may not.
@@ -312,15 +334,25 @@ def _advice(reason: str) -> str:
     return ""
 
 
-def _generation(request: GenerationRequest, output: Any) -> Generation:
+def _generation(request: GenerationRequest, done: Any) -> Generation:
+    output = done.outputs[0]
     reason = output.finish_reason if output.finish_reason in {"stop", "length"} else "error"
     return Generation(request.request_id, output.text, len(output.token_ids), reason)
 
 
-def _labelling(request: LabelRequest, output: Any) -> Labelling:
+def _labelling(request: LabelRequest, done: Any) -> Labelling:
+    output = done.outputs[0]
     answers = tuple(int(token) for token in output.token_ids)
     masses = tuple(
         tuple(math.exp(position[token].logprob) for token in alphabet)
         for alphabet, position in zip(request.alphabets, output.logprobs, strict=False)
     )
     return Labelling(request.request_id, answers, masses)
+
+
+def _scored(request: ScoreRequest, done: Any) -> Scored:
+    """Sum over the continuation; position i of the prompt's log-probabilities is of token i."""
+    following = list(enumerate(request.token_ids))[request.context :]
+    found = [done.prompt_logprobs[place][token] for place, token in following]
+    log_prob = math.fsum(entry.logprob for entry in found)
+    return Scored(request.request_id, log_prob, all(entry.rank == 1 for entry in found))

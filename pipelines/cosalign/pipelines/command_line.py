@@ -91,6 +91,10 @@ COMMANDS = {
         "cosalign.evaluation.commands:models_command",
         "List what was promoted, when and by whom.",
     ),
+    "benchmark": LazyCommand(
+        "cosalign.evaluation.benchmark_commands:benchmark",
+        "Build evaluation sets from held-out prompts.",
+    ),
     "plan": LazyCommand(
         "cosalign.training.commands:plan",
         "Plan what a training will take.",
