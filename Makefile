@@ -12,7 +12,7 @@ LOCK := requirements/dev.lock
 # One thread a process: with another process on the cores torch's spinning threads slow both down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-fast test-cluster check chart lock clean
+.PHONY: setup demo test test-fast test-kills test-cluster check chart lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed
@@ -49,6 +49,10 @@ test: test-fast
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not vllm and not training" --numprocesses auto --dist loadfile
+
+# Twenty kills of each training stage, where `make test` makes four.
+test-kills: setup
+	COSALIGN_KILLS=20 $(BIN)/python -m pytest tests/training/test_twenty_kills.py
 
 check: setup
 	$(BIN)/ruff check .
