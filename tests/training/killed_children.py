@@ -107,7 +107,8 @@ def killed(stage: Stage, root: Path, kills: int) -> list[list[dict[str, Any]]]:
 
     Where it ends before, it begins anew in another folder. The last attempt is left alone.
     """
-    fate, runs, number = random.Random(SEED), [], 0  # noqa: S311 moments, no secrets
+    fate, number = random.Random(SEED), 0  # noqa: S311 moments, no secrets
+    runs: list[list[dict[str, Any]]] = []
     while number < kills:
         fresh = replace(stage, storage=_storage(root / f"rough-{len(runs)}"))
         attempts: list[dict[str, Any]] = []

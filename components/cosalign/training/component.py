@@ -18,6 +18,7 @@ def training(
     pairing: dsl.Input[dsl.Dataset],
     training: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    training_curves: dsl.Output[dsl.HTML],
 ) -> dsl.ContainerSpec:
     """Aligns the base model: SFT on chosen responses, then DPO on the pairs."""
     return dsl.ContainerSpec(

@@ -18,7 +18,7 @@ from cosalign.domain.fingerprint import Json
 from cosalign.domain.schemas import DPO_RECORDS, SFT_RECORDS, with_metadata
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.training.double import double_stage
-from cosalign.training.stage import Stage, StageResult, run_stage
+from cosalign.training.stage import HISTORY, Stage, StageResult, run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Curves = dict[str, list[dict[str, float]]]
 
-TABLES = 3
+TABLES = 4
 """Raised with any change of which tables and files there are, so that no older result stands in for
 them."""
 
@@ -112,6 +112,7 @@ def _stand_ins(context: StepContext, base: ModelFolder, draft: ManifestDraft) ->
         draft.metrics |= {f"{name}_last_loss": None, f"{name}_weights_changed": None}
         start = resolve_model(draft.models[name], _cache(context))
     draft.metrics["first_dpo_loss"] = None
+    _write_curves(context, draft, [])
     return {"sft": [], "dpo": []}
 
 
@@ -135,13 +136,33 @@ def _trained(
     _ = sft_stage.measured, dpo_stage.measured
     sft = run_stage(sft_stage)
     start = resolve_model(storage.uri_of(sft.model), _cache(context))
-    dpo = run_stage(replace(dpo_stage, start=start))
+    dpo_stage = replace(dpo_stage, start=start)
+    dpo = run_stage(dpo_stage)
     for name, rows, result in (("sft", sft_rows, sft), ("dpo", dpo_rows, dpo)):
         _report(name, rows, result, context, draft)
     draft.metrics["first_dpo_loss"] = dpo.curve[0]["loss"] if dpo.curve else None
     stages = {"sft": TrainedStage(sft, sft_rows), "dpo": TrainedStage(dpo, dpo_rows)}
     release_model(context, base, records, stages, draft)
+    _write_curves(context, draft, [(sft_stage, sft), (dpo_stage, dpo)])
     return {"sft": sft.curve, "dpo": dpo.curve}
+
+
+def _write_curves(
+    context: StepContext, draft: ManifestDraft, results: list[tuple[Stage, StageResult]]
+) -> None:
+    """Writes the page of both stages' histories, and says where these lie."""
+    from cosalign.training.curves_page import render_curves, stage_curves
+    from cosalign.training.stage_history import read_history
+
+    shown = []
+    for stage, result in results:
+        path = f"{stage.folder}/{HISTORY}"
+        history = read_history(context.storage, path)
+        shown.append(stage_curves(stage.name, history, result.kept_step))
+        draft.files[f"{stage.name}_history"] = path
+    path = f"{context.folder}/training_curves.html"
+    context.storage.write_bytes(path, render_curves(shown).encode())
+    draft.files["training_curves"] = path
 
 
 def _encoded_dev(

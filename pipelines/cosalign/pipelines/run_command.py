@@ -169,6 +169,7 @@ def _report(order: RunOrder) -> None:
         summary,
         report=_store_page(order, summary.report, "report.html"),
         data_card=_store_page(order, summary.data_card, "data-card.html"),
+        training_curves=_store_page(order, summary.training_curves, "training-curves.html"),
         finished=finished,
     )
     order.storage.write_bytes(f"{order.folder}/summary.json", summary.as_json())

@@ -19,6 +19,7 @@ TRAINING = "training"
 EVALUATION = "evaluation"
 REPORT = "report"
 DATA_CARD = "data_card"
+CURVES = "training_curves"
 SCORE = "cosa_score"
 COLUMNS = {
     SCORE: "CoSA-Score",
@@ -54,6 +55,7 @@ class RunSummary:
         finished: When the run ended, ISO 8601 in UTC; run ids that people choose tell no time.
         report: The report's path, where there is one.
         data_card: The data card's, likewise.
+        training_curves: The training curves', likewise.
         fingerprints: Fingerprints of the steps that ended, by step.
     """
 
@@ -66,6 +68,7 @@ class RunSummary:
     models: dict[str, str] = field(default_factory=dict)
     finished: str = ""
     data_card: str | None = None
+    training_curves: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> bytes:
@@ -91,6 +94,7 @@ class RunSummary:
             "fingerprints": self.fingerprints,
             "report": self.report,
             "data_card": self.data_card,
+            "training_curves": self.training_curves,
         }
         return f"{json.dumps(content, indent=2)}\n".encode()
 
@@ -102,7 +106,11 @@ class RunSummary:
         if self.metrics:
             lines += ["", *_metric_lines(self.metrics), *_declined_lines(self.metrics)]
             lines += _judge_lines(self.metrics) + _gate_lines(self.metrics)
-        pages = {"data card": self.data_card, "report": self.report}
+        pages = {
+            "data card": self.data_card,
+            "training curves": self.training_curves,
+            "report": self.report,
+        }
         lines += ["", *(f"{name}: {path}" for name, path in pages.items() if path)]
         return "\n".join(lines).rstrip("\n")
 
@@ -122,7 +130,8 @@ def summarise(
     models = read_manifest(Path(trained.path)).models if trained else {}
     return RunSummary(
         run_id, pipeline, config_digest, tuple(reports), metrics, report, models,
-        data_card=data_card, fingerprints=_fingerprints(reports),
+        data_card=data_card, training_curves=_page(reports, CURVES),
+        fingerprints=_fingerprints(reports),
     )  # fmt: skip
 
 
