@@ -24,7 +24,8 @@ from cosalign.evaluation.item_table import BENCHMARK
 from cosalign.evaluation.items import UNPLACED, Item, SuitePart
 from cosalign.evaluation.prompt_types import FREEFORM, choose_balanced, prompt_type
 from cosalign.evaluation.suite_configs import categorical_config, policy_config
-from cosalign.evaluation.suite_files import Record, hub_splits, prompt_of, read_records
+from cosalign.evaluation.suite_files import Record, prompt_of, read_records
+from cosalign.store.hub_datasets import suite_places
 
 PUBLISHED_NAMES = {
     "financialcrimeandtheft": "financial_crime_theft",
@@ -102,19 +103,15 @@ def _published(suite: BenchmarkSuite, taxonomy: Taxonomy) -> list[tuple[int, Ite
     if suite.hub is None:
         raise DataError(f"suite {suite.name}: form 'cosalign_test' is a dataset's; give hub")
     rows = []
-    for subset in (suite.subset,) if suite.subset else SPLITS:
-        own = suite.model_copy(update={"subset": subset})
-        for split in hub_splits(own):
-            where = f"suite {suite.name}, split {split}"
-            allowed = published_mask(split, where, taxonomy)
-            records = read_records(
-                own.model_copy(update={"split": split}), (suite.prompt_field, "situation")
-            )
-            for number, record in enumerate(records, 1):
-                risks = published_mask(str(record["situation"] or ""), where, taxonomy)
-                text = prompt_of(record, suite, number)
-                seen = subset if subset in SPLITS else None
-                rows.append((allowed, _item(text, allowed, risks, seen, taxonomy)))
+    for subset, split in suite_places(suite):
+        where = f"suite {suite.name}, split {split}"
+        allowed = published_mask(split, where, taxonomy)
+        own = suite.model_copy(update={"subset": subset, "split": split})
+        for number, record in enumerate(read_records(own, (suite.prompt_field, "situation")), 1):
+            risks = published_mask(str(record["situation"] or ""), where, taxonomy)
+            text = prompt_of(record, suite, number)
+            seen = subset if subset in SPLITS else None
+            rows.append((allowed, _item(text, allowed, risks, seen, taxonomy)))
     return rows
 
 

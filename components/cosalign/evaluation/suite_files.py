@@ -52,24 +52,6 @@ def prompt_of(record: Record, source: SuiteSource, number: int) -> str:
     return value
 
 
-def hub_splits(source: SuiteSource) -> list[str]:
-    """The splits of a source's dataset.
-
-    Raises:
-        DataError: The dataset is not there, or access is missing.
-    """
-    from datasets import get_dataset_split_names
-
-    from cosalign.store.hub_datasets import explained
-
-    with explained(source):
-        return list(
-            get_dataset_split_names(
-                source.mirror or source.hub or "", source.subset, revision=source.revision
-            )
-        )
-
-
 def _hub_records(source: SuiteSource, split: str) -> list[Record]:
     from cosalign.store.hub_datasets import load_hub_dataset
 

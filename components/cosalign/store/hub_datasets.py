@@ -62,6 +62,46 @@ def load_hub_dataset(source: HubAddress, subset: str | None, split: str) -> Any:
             datasets.enable_progress_bars()
 
 
+def hub_splits(source: HubAddress, subset: str | None) -> list[str]:
+    """Names of a dataset's splits.
+
+    Raises:
+        DataError: The dataset does not exist, or access is missing.
+        StorageUnavailable: The hub did not answer.
+    """
+    from datasets import get_dataset_split_names
+
+    with explained(source):
+        address = source.mirror or source.hub or ""
+        return list(get_dataset_split_names(address, subset, revision=source.revision))
+
+
+class SuiteAddress(HubAddress, Protocol):
+    """An evaluation suite of the hub's."""
+
+    @property
+    def subset(self) -> str | None:
+        """Its configuration."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Its split."""
+        ...
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Configurations whose splits are all read, in place of one split of one."""
+        ...
+
+
+def suite_places(suite: SuiteAddress) -> list[tuple[str | None, str]]:
+    """The (configuration, split) pairs that a suite reads; errors as for :func:`hub_splits`."""
+    if not suite.subsets:
+        return [(suite.subset, suite.split)]
+    return [(subset, split) for subset in suite.subsets for split in hub_splits(suite, subset)]
+
+
 def _load(source: HubAddress, subset: str | None, split: str) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError

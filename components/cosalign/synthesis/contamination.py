@@ -18,9 +18,12 @@ import pyarrow as pa
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import normalise_text, row_key
-from cosalign.domain.run_config import RunConfig
+from cosalign.domain.run_config import PromptSource, RunConfig
+from cosalign.domain.run_config.suites import SuiteSource
+from cosalign.store.hub_datasets import suite_places
 from cosalign.synthesis.near_duplicates import Pairs
 from cosalign.synthesis.prompt_collections import Collection, evaluation_collection
+from cosalign.synthesis.prompt_rows import Columns
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,28 @@ def evaluation_collections(config: RunConfig, cache: Path) -> list[Collection]:
     fields = dict.fromkeys(config.prompts.held_out_files, config.prompts.field)
     if config.evaluation.benchmark is not None:
         fields.setdefault(config.evaluation.benchmark, "prompt")
-    return [evaluation_collection(file, field, cache) for file, field in fields.items()]
+    suites = (*config.evaluation.benchmarks, *config.evaluation.refusals)
+    for suite in suites:
+        if suite.file is not None:
+            fields.setdefault(suite.file, suite.prompt_field)
+    files = [evaluation_collection(file, field, cache) for file, field in fields.items()]
+    return files + [c for suite in suites if suite.hub for c in _published_sets(suite, cache)]
+
+
+def _published_sets(suite: SuiteSource, cache: Path) -> list[Collection]:
+    """The parts of the hub's dataset that a suite reads."""
+    return [
+        Collection(
+            name="/".join(part for part in (suite.hub, subset, split) if part),
+            columns=Columns(suite.prompt_field),
+            cache=cache,
+            source=PromptSource(
+                hub=suite.hub, subset=subset, revision=suite.revision, mirror=suite.mirror
+            ),
+            split=split,
+        )
+        for subset, split in suite_places(suite)
+    ]
 
 
 def read_evaluation_sets(collections: Sequence[Collection]) -> list[EvaluationSet]:

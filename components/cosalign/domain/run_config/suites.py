@@ -47,6 +47,12 @@ class SuiteSource(StrictModel):
         return self
 
 
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Configurations of the dataset whose splits are all read, where one split is not all."""
+        return ()
+
+
 class BenchmarkSuite(SuiteSource):
     """A set of prompts under configs.
 
@@ -62,6 +68,13 @@ class BenchmarkSuite(SuiteSource):
     form: Literal["rows", "cosalign_test", "policies"] = "rows"
     config_field: str = "config"
     rows_per_config: int | None = Field(default=None, ge=1)
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Of CoSAlign-Test as published, ``seen`` and ``unseen``, unless one is named."""
+        if self.form != "cosalign_test":
+            return ()
+        return (self.subset,) if self.subset else ("seen", "unseen")
 
 
 class RefusalSuite(SuiteSource):
