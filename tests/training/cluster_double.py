@@ -71,6 +71,7 @@ class ClusterDouble:
     tokens: set[str] = field(default_factory=lambda: {"token"})
     deletes: bool = True
     forbidden: bool = False
+    logs_forbidden: bool = False
     installed: bool = True
     _version: int = 100
     _events: list[tuple[int, str, Object]] = field(default_factory=list)
@@ -233,6 +234,8 @@ class ClusterDouble:
             await asyncio.sleep(0.01)
 
     async def _log(self, request: Request) -> Response:
+        if self.logs_forbidden:
+            return refusal(403, "Forbidden", "pods is forbidden: cannot get resource pods/log")
         name, since = request.path_params["name"], request.query_params.get("sinceTime", "")
         assert request.query_params["timestamps"] == "true"
         lines = [line for line in self.logs[name] if line >= since.removesuffix("Z")]

@@ -361,6 +361,22 @@ def test_a_lack_of_rights_names_the_account(server: ClusterDouble) -> None:
         run(server)
 
 
+def test_logs_that_may_not_be_read_are_no_reason_to_fail(
+    server: ClusterDouble, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.logs_forbidden = True
+
+    def script(name: str) -> None:
+        server.pod(name, "Running")
+        _looked_at(server)
+        server.condition(name, "Complete")
+
+    server.script = script
+    run(server)
+    captured = capfd.readouterr()
+    assert (captured.out + captured.err).count("cannot get resource pods/log") == 1
+
+
 def test_a_cluster_without_trainer_is_named(server: ClusterDouble) -> None:
     server.installed = False
     with pytest.raises(ConfigError, match="install what defines it"):

@@ -187,7 +187,11 @@ class KubernetesApi:
             return
 
     def log_lines(self, path: str, **query: str) -> Iterator[str]:
-        """The lines of a container's log as they come, until it or the connection ends."""
+        """The lines of a container's log as they come, until it or the connection ends.
+
+        Raises:
+            ConfigError: The service account may not read logs.
+        """
         import httpx
 
         try:
@@ -209,6 +213,9 @@ class KubernetesApi:
         ) as answer:
             if answer.status_code == HTTPStatus.GONE:
                 raise WatchExpiredError("410")
+            if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                answer.read()
+                raise _refusal(answer, f"GET {path}")
             # What else is wrong with it, the next plain request will say.
             yield answer.iter_lines() if answer.is_success else iter(())
 

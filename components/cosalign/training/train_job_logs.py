@@ -11,6 +11,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+from cosalign.domain.errors import ConfigError
+from cosalign.runtime.logs import get_logger
+
 if TYPE_CHECKING:
     from cosalign.runtime.kubernetes_api import KubernetesApi
 
@@ -18,6 +21,8 @@ Object = dict[str, Any]
 _HAS_LOG = frozenset({"Running", "Succeeded", "Failed"})
 LAST_LINES_SECONDS = 10.0
 """How long the end of a log is waited for once the job has ended."""
+
+log = get_logger(__name__)
 
 
 class PodLogs:
@@ -59,7 +64,11 @@ class PodLogs:
         last = ""
         while True:
             done = self._ended.is_set() or pod in self._finished
-            before, last = last, self._shown(pod, path, last)
+            try:
+                before, last = last, self._shown(pod, path, last)
+            except ConfigError as problem:
+                log.warning("no_pod_log", pod=pod, reason=str(problem))
+                return
             # Once no more is written: until a look brings nothing new.
             if done and last == before:
                 return
