@@ -112,6 +112,8 @@ class _Interruption:
 
 def interrupted_and_resumed(model: Path, folder: Path, group: TrainingGroup) -> dict[str, Any]:
     """Where both trainings stored their results, and how many micro batches the resumed took."""
+    from accelerate.state import GradientState
+
     calm = stage_of(model, folder / "calm", "sft", group)
     rough = stage_of(model, folder / "rough", "sft", group)
     seen: list[list[int]] = []
@@ -121,6 +123,8 @@ def interrupted_and_resumed(model: Path, folder: Path, group: TrainingGroup) -> 
     try:
         train_stage(replace(rough, observer=_Interruption()))
     except InterruptedError:
+        # A process that resumes is a new one; here accelerate would remember half a step.
+        GradientState._reset_state()
         train_stage(replace(rough, observer=seen.append))
     return {
         "calm": str(folder / "calm/out"),

@@ -57,13 +57,13 @@ def test_two_ranks_are_as_one(
     stage: str, sharding: str, alone: dict[str, Any], together: dict[str, Any]
 ) -> None:
     one, two = alone[stage], together[f"{stage} {sharding}"]
-    # The gradient of a step whose ranks hold unequally many rows and tokens.
-    assert _apart(one["gradients"], two["gradients"]) < 1e-5
+    # The gradient of a step whose ranks hold unequally many rows and tokens, some steps on.
+    assert _apart(one["gradients"], two["gradients"]) < 1e-3
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert len(two["losses"]) == 10
-    assert _apart(one["weights"], two["weights"]) < 1e-4
-    # And ten steps did move the weights by more than that.
-    assert max(one["losses"]) - min(one["losses"]) > 0.05
+    # Ten steps move weights by 1e-3 of the largest, which is to mean something here.
+    assert _apart(one["weights"], two["weights"]) < 1e-5
+    assert max(one["losses"]) - min(one["losses"]) > 0.5
 
 
 def test_interrupted_shards_resume_as_if_never_interrupted(

@@ -14,7 +14,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,8 @@ class NamedRows:
 
     def create_accelerator_and_postprocess(self) -> None:
         """The trainer's, with FSDP to choose from on a CPU too."""
-        with cpu_sharding_admitted():
+        sharded = self.args.fsdp_plugin_args is not None  # type: ignore[attr-defined]
+        with cpu_sharding_admitted() if sharded else nullcontext():
             super().create_accelerator_and_postprocess()  # type: ignore[misc]
 
     def _send_telemetry(self) -> None:
@@ -92,7 +93,7 @@ def common_arguments(
         measured: Whether there is a development split to measure on.
     """
     ranks = this_process()
-    recompute = recomputes(group)
+    recompute = bool(group.activation_checkpointing)
     return {
         **sharding_arguments(group, ranks, recompute),
         "output_dir": str(folder),
@@ -155,12 +156,6 @@ def quiet_libraries() -> Iterator[None]:
         os.environ.pop("TQDM_DISABLE")
         if before is not None:
             os.environ["TQDM_DISABLE"] = before
-
-
-def recomputes(group: TrainingGroup) -> bool:
-    """Whether activations are recomputed: as asked, else where there is a GPU, to save memory."""
-    asked = group.activation_checkpointing
-    return torch.cuda.is_available() if asked is None else asked
 
 
 def load_processing_class(folder: Path) -> Any:
