@@ -15,7 +15,9 @@ from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import open_storage
 from cosalign.training.launch import accelerate_config, failure_of, processes_of
+from cosalign.training.model_shape import ModelShape
 from cosalign.training.ranks import Ranks
+from cosalign.training.recomputation import must_recompute, with_recomputation_decided
 from cosalign.training.reference import share_of
 from cosalign.training.row_order import FILLER, RealRowsFirst, filled_up
 from cosalign.training.stage import Stage
@@ -33,7 +35,7 @@ def _stage(tiny: ModelFolder, folder: Path) -> Stage:
 
 
 def test_gpus_are_sharded_by_a_config_made_from_the_settings() -> None:
-    made = accelerate_config(_group(processes=2), 2, recompute=True)
+    made = accelerate_config(_group(processes=2, activation_checkpointing=True), 2)
     assert (made["distributed_type"], made["num_processes"]) == ("FSDP", 2)
     assert made["mixed_precision"] == "no"
     assert made["fsdp_config"]["fsdp_version"] == 2
@@ -42,7 +44,7 @@ def test_gpus_are_sharded_by_a_config_made_from_the_settings() -> None:
 
 
 def test_replicas_get_no_sharding_config() -> None:
-    made = accelerate_config(_group(sharding="none", precision="bf16"), 4, recompute=False)
+    made = accelerate_config(_group(sharding="none", precision="bf16"), 4)
     assert (made["distributed_type"], made["mixed_precision"]) == ("MULTI_GPU", "bf16")
     assert "fsdp_config" not in made
 
@@ -50,7 +52,7 @@ def test_replicas_get_no_sharding_config() -> None:
 def test_accelerate_knows_every_field_of_the_config() -> None:
     from accelerate.commands.config.config_args import ClusterConfig
 
-    made = accelerate_config(GROUP, 2, recompute=False)
+    made = accelerate_config(GROUP, 2)
     assert set(made) <= set(ClusterConfig.__dataclass_fields__)
 
 
@@ -118,6 +120,26 @@ def test_how_a_stage_is_computed_is_no_part_of_what_it_is(
     assert adapters.identity() != GROUP.identity()
     lora = Stage("dpo", tiny, stage.rows, adapters, stage.storage, stage.cache)
     assert lora.fingerprint != stage.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "length", "needed"),
+    [(4, 80, 640, False), (4, 32, 640, True), (8, 80, 640, False), (4, 80, 4096, True)],
+)
+def test_activations_are_recomputed_where_memory_asks_for_it(
+    gpus: int, memory: float, length: int, needed: bool
+) -> None:
+    """Llama-3.1-8B: 22 GiB of states a GPU on four, and some 4 MiB of activations a token."""
+    shape = ModelShape(4096, 14336, 32, 4096, 1024, 128_256, tied=False)
+    stage = {"batch_size": 32, "micro_batch_size": 2, "max_length": length}
+    group = _group(sft=stage, dpo=stage, precision="bf16")
+    assert must_recompute(shape, group, gpus, memory) is needed
+
+
+def test_what_was_asked_for_is_not_decided_again(tmp_path: Path) -> None:
+    asked = _group(activation_checkpointing=False)
+    assert with_recomputation_decided(asked, tmp_path, 1, 1.0) is asked
+    assert with_recomputation_decided(GROUP, tmp_path, 1, None) is GROUP
 
 
 def test_ranks_share_answers_by_whole_contexts() -> None:

@@ -98,12 +98,15 @@ def launched(stage: Stage, processes: int) -> None:
         raise failure_of(reports, code)
 
 
-def accelerate_config(group: TrainingGroup, processes: int, recompute: bool) -> dict[str, Any]:
+def accelerate_config(group: TrainingGroup, processes: int) -> dict[str, Any]:
     """What ``accelerate launch`` reads, for GPUs of one machine."""
     from cosalign.training.world import fsdp_config
 
     sharded = group.sharding == "full"
-    prefixed = {f"fsdp_{name}": value for name, value in fsdp_config(recompute).items()}
+    prefixed = {
+        f"fsdp_{name}": value
+        for name, value in fsdp_config(bool(group.activation_checkpointing)).items()
+    }
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "FSDP" if sharded else "MULTI_GPU",
@@ -118,10 +121,8 @@ def accelerate_config(group: TrainingGroup, processes: int, recompute: bool) -> 
 
 
 def _accelerate(stage: Stage, processes: int) -> list[str]:
-    from cosalign.training.trainers import recomputes
-
     path = stage.work / "accelerate.yaml"
-    config = accelerate_config(stage.group, processes, recomputes(stage.group))
+    config = accelerate_config(stage.group, processes)
     path.write_text(dump_yaml(config), encoding="utf-8")
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
 

@@ -214,6 +214,7 @@ def train_stage(stage: Stage) -> None:
     from cosalign.training.stage_history import StageHistory
     from cosalign.training.trainers import free_memory, quiet_libraries
 
+    stage = _recomputing_where_needed(stage)
     checkpoints = _checkpoints(stage)
     with quiet_libraries():
         trainer = stage_trainer(stage, checkpoints.folder)
@@ -227,6 +228,15 @@ def train_stage(stage: Stage) -> None:
     if digest:
         _store_result(stage, digest, outcome)
     this_process().wait()
+
+
+def _recomputing_where_needed(stage: Stage) -> Stage:
+    from cosalign.training.ranks import this_process
+    from cosalign.training.recomputation import gpu_memory_gib, with_recomputation_decided
+
+    world, memory = this_process().world, gpu_memory_gib()
+    group = with_recomputation_decided(stage.group, stage.start.path, world, memory)
+    return replace(stage, group=group)
 
 
 def _checkpoints(stage: Stage) -> CheckpointStore:

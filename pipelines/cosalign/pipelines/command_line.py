@@ -99,6 +99,10 @@ COMMANDS = {
         "cosalign.training.commands:plan",
         "Plan what a training will take.",
     ),
+    "recipes": LazyCommand(
+        "cosalign.training.recipe_commands:recipes",
+        "Show the training recipes that ship.",
+    ),
     "ledger": LazyCommand(
         "cosalign.judging.ledger_commands:ledger",
         "Look into the ledgers of paid work, and measure drift.",

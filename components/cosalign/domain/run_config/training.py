@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cosalign.domain.errors import ConfigError
 from cosalign.domain.run_config.safeguards import WITHOUT_EFFECT, SafeguardSettings
 from cosalign.domain.run_config.train_job import Backend, TrainJobSettings
+from cosalign.domain.training_recipe import with_recipe
 from cosalign.domain.validation import StrictModel
 
 
@@ -47,7 +50,7 @@ class TrainerSettings(SafeguardSettings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that change what is learnt, as plain JSON."""
-        return self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        return self.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "micro_batch_size"})
 
 
 class DpoSettings(TrainerSettings):
@@ -83,6 +86,8 @@ Sharding = Literal["full", "none"]
 
 HOW_NOT_WHAT = frozenset(
     {
+        "recipe",
+        "layout",
         "processes",
         "sharding",
         "activation_checkpointing",
@@ -100,6 +105,10 @@ class TrainingGroup(StrictModel):
     """SFT, then DPO from the SFT model, which is also the reference.
 
     Attributes:
+        recipe: A shipped recipe whose settings hold where none is given here (``cosalign recipes
+            list``).
+        layout: The machine, as one of the recipe's layouts: ``cpu``, ``1-gpu``, ``4-gpu``,
+            ``8-gpu``.
         optimizer: As transformers names it.
         precision: ``bf16`` is mixed precision over fp32 weights; bf16 weights would lose steps of
             5e-7 to rounding.
@@ -124,6 +133,8 @@ class TrainingGroup(StrictModel):
         train_job: What such a job is like.
     """
 
+    recipe: str | None = None
+    layout: str | None = None
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
     precision: Literal["bf16", "fp32"] = "bf16"
     sft: TrainerSettings = TrainerSettings()
@@ -139,6 +150,14 @@ class TrainingGroup(StrictModel):
     save_mib_per_second: float = Field(default=64.0, gt=0)
     backend: Backend = "pod"
     train_job: TrainJobSettings = TrainJobSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_its_recipe(cls, given: Any) -> Any:
+        try:
+            return with_recipe(given) if isinstance(given, Mapping) else given
+        except ConfigError as problem:
+            raise ValueError(str(problem)) from None
 
     @model_validator(mode="after")
     def _is_shared_out(self) -> Self:
