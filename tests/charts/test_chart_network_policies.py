@@ -15,6 +15,7 @@ Peer = tuple[Labels, Labels] | str
 RUN = {"pipelines.kubeflow.org/v2_component": "true"}
 RELEASED = {"app.kubernetes.io/name": "cosalign", "app.kubernetes.io/instance": "rel"}
 SUBMITTER = {**RELEASED, "app.kubernetes.io/component": "submitter"}
+CHECK = {**RELEASED, "app.kubernetes.io/component": "install-check"}
 TRAINER = {**RELEASED, "app.kubernetes.io/component": "trainer"}
 STRANGER = {"app": "someone-elses"}
 OWN = {"kubernetes.io/metadata.name": "space"}
@@ -74,7 +75,7 @@ def _may(
 DEFAULTS: Values = {"trainer": {"enabled": True}}
 
 
-@pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER])
+@pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER, CHECK])
 def test_what_all_need(pod: Labels) -> None:
     assert _may(DEFAULTS, pod, DNS, 53, protocol="UDP")
     assert _may(DEFAULTS, pod, DNS, 53)
@@ -84,7 +85,7 @@ def test_what_all_need(pod: Labels) -> None:
     assert _may(DEFAULTS, pod, "169.254.169.254", 80)
 
 
-@pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER])
+@pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER, CHECK])
 def test_what_none_may(pod: Labels) -> None:
     assert not _may(DEFAULTS, pod, OUTSIDE, 80)
     assert not _may(DEFAULTS, pod, OUTSIDE, 22)
@@ -102,9 +103,10 @@ def test_kfp_and_the_kubernetes_api(pod: Labels) -> None:
     assert not _may(DEFAULTS, pod, "10.0.0.1", 8080)
 
 
-def test_the_trainer_reaches_neither() -> None:
-    assert not _may(DEFAULTS, TRAINER, KUBEFLOW, 8888)
-    assert not _may(DEFAULTS, TRAINER, "10.0.0.1", 443)
+@pytest.mark.parametrize("pod", [TRAINER, CHECK])
+def test_the_others_reach_neither(pod: Labels) -> None:
+    assert not _may(DEFAULTS, pod, KUBEFLOW, 8888)
+    assert not _may(DEFAULTS, pod, "10.0.0.1", 443)
 
 
 def test_trainers_talk_to_each_other_on_any_port() -> None:
@@ -113,7 +115,7 @@ def test_trainers_talk_to_each_other_on_any_port() -> None:
         assert not _may(DEFAULTS, TRAINER, (OWN, RUN), 40123, out=out)
 
 
-@pytest.mark.parametrize("pod", [RUN, SUBMITTER, RELEASED])
+@pytest.mark.parametrize("pod", [RUN, SUBMITTER, CHECK, RELEASED])
 def test_nobody_reaches_in(pod: Labels) -> None:
     assert not _may(DEFAULTS, pod, (OWN, STRANGER), 80, out=False)
     assert not _may(DEFAULTS, pod, KUBEFLOW, 80, out=False)

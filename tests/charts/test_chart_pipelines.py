@@ -15,7 +15,7 @@ from tests.charts.rendering import CHART, Object, Values, of_kind, render, run_h
 from cosalign.pipelines.compilation import GRAPHS, compiled_path
 from cosalign.pipelines.images import VERSION
 
-COMPONENTS = ("synthesis", "scoring", "pairing", "training", "evaluation", "retraining")
+COMPONENTS = ("synthesis", "scoring", "pairing", "training", "evaluation")
 
 
 def _digests(**changed: str) -> Values:
@@ -148,7 +148,6 @@ def test_no_parameter_has_a_name_that_yaml_misreads() -> None:
         assert names.isdisjoint({"n", "y", "no", "yes", "on", "off", "true", "false", "null"})
 
 
-@pytest.mark.parametrize("store", ["database", "none"])
-def test_no_objects_where_kfp_would_not_see_them(store: str) -> None:
-    objects = render({"pipelines": {"store": store}})
+def test_no_objects_where_kfp_would_not_see_them() -> None:
+    objects = render({"pipelines": {"store": "none"}})
     assert of_kind(objects, "Pipeline") == of_kind(objects, "PipelineVersion") == {}

@@ -24,7 +24,7 @@ MISTAKES: list[tuple[Values, str, str]] = [
     ({"images": {"training": {"tag": 1.1}}}, "/images/training/tag", "want string"),
     ({"storage": {"root": "s3://bucket"}}, "/storage/root", "does not match"),
     ({"storage": {"root": "gs://bucket/"}}, "/storage/root", "does not match"),
-    ({"pipelines": {"store": "db"}}, "/pipelines/store", "'database'"),
+    ({"pipelines": {"store": "db"}}, "/pipelines/store", "'kubernetes'"),
     ({"kfp": {"objectStoreSecrets": [{"name": "x"}]}}, "/kfp/objectStoreSecrets/0", "want string"),
     ({"pipelines": {"parameters": {"scoring_image": "x"}}}, "/parameters/scoring_image", "false"),
     ({"serviceAccounts": {"pipelines": {}}}, "/serviceAccounts", "'pipelines' not allowed"),
