@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +76,20 @@ def test_settings_reach_where_they_belong(name: str) -> None:
         notes = item["metadata"].get("annotations", {})
         given = notes.get("cnrm.cloud.google.com/project-id", settings["project"])
         assert given == settings["project"], item["metadata"]["name"]
+
+
+def test_another_namespace(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS / "platform", tmp_path / "platform")
+    settings = tmp_path / "platform/overlays/production/settings.yaml"
+    text = settings.read_text("utf-8").replace("namespace: cosalign", "namespace: kubeflow")
+    settings.write_text(text, "utf-8")
+    objects = objects_in(_kustomized(str(tmp_path / "platform/overlays/production")))
+    assert set(of_kind(objects, "Namespace")) == {"kubeflow"}
+    assert {o["metadata"].get("namespace", "kubeflow") for o in objects} == {"kubeflow"}
+    for grant in of_kind(objects, "IAMPolicyMember").values():
+        assert "/subject/ns/kubeflow/sa/cosalign-" in grant["spec"]["member"]
+    selector = the(objects, "ClusterQueue", "cosalign-gpus")["spec"]["namespaceSelector"]
+    assert set(selector["matchLabels"].values()) == {"kubeflow"}
 
 
 def test_settings_are_never_applied() -> None:

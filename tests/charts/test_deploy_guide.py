@@ -1,0 +1,134 @@
+"""docs/deploy.md: what it tells people to type exists, as far as can be known without a cloud."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+from functools import cache
+
+import click
+import pytest
+import yaml
+from tests.charts.kubernetes_tools import helm, kubectl
+from tests.charts.rendering import ROOT, of_kind, render
+
+from cosalign.pipelines.command_line import cosalign
+
+GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def _commands(program: str) -> list[list[str]]:
+    """Command lines of a program in the guide, as arguments after its name."""
+    lines = "\n".join(_blocks("bash")).replace("\\\n", " ").splitlines()
+    found = [shlex.split(re.split(r" [|>] ", line)[0], comments=True) for line in lines]
+    return [words[1:] for words in found if words and words[0].endswith(program)]
+
+
+def _options(words: list[str]) -> list[str]:
+    return [word.split("=")[0] for word in words if word.startswith("--")]
+
+
+@pytest.mark.parametrize("block", _blocks("bash"))
+def test_the_shell_can_read_it(block: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_paths_in_the_repository_exist() -> None:
+    named = set(re.findall(r"(?<!/)(?:charts|manifests|docs)/[\w./-]*\w", GUIDE))
+    linked = {f"docs/{path}" for path in re.findall(r"\]\((?!http)([\w./-]+)\)", GUIDE)}
+    assert named
+    missing = {path for path in named | linked if not (ROOT / path).exists()}
+    assert missing == set()
+
+
+def test_cosalign_commands_and_their_options_exist() -> None:
+    commands = _commands("cosalign")
+    assert len(commands) >= 4
+    for words in commands:
+        command: click.Command = cosalign
+        rest = list(words)
+        while isinstance(command, click.Group):
+            name = rest.pop(0)
+            below = command.get_command(click.Context(command), name)
+            assert below is not None, f"cosalign knows no {name}"
+            command = below
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(_options(rest)) <= known, words
+
+
+@cache
+def _help(program: str, *words: str) -> str:
+    path = {"helm": helm, "kubectl": kubectl}[program]()
+    done = subprocess.run([path, *words, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    more = [path, "options"] if program == "kubectl" else [path, "--help"]
+    both = subprocess.run(more, capture_output=True, text=True, check=False)
+    return done.stdout + both.stdout
+
+
+@pytest.mark.parametrize("program", ["helm", "kubectl"])
+def test_helm_and_kubectl_commands_and_their_options_exist(program: str) -> None:
+    commands = _commands(program)
+    assert len(commands) >= 5
+    for words in commands:
+        depth = 3 if words[:2] == ["create", "secret"] else 1
+        if words[:2] == ["create", "rolebinding"]:
+            depth = 2
+        text = _help(program, *words[:depth])
+        for option in _options(words):
+            assert re.search(rf"{option}\b", text), f"{program} {words[0]} knows no {option}"
+
+
+def test_the_values_are_taken() -> None:
+    (values,) = _blocks("yaml")
+    given = yaml.safe_load(values)
+    given["images"]["allowTags"] = False
+    assert of_kind(render(given), "PipelineVersion")
+
+
+def test_kfp_s_client_takes_the_calls() -> None:
+    import kfp
+
+    (program,) = _blocks("python")
+    calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
+    checked = 0
+    for call in calls:
+        function = call.func
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+            method = {"client": kfp.Client, "kfp": kfp}.get(function.value.id)
+            if method is not None:
+                known = inspect.signature(getattr(method, function.attr)).parameters
+                assert {keyword.arg for keyword in call.keywords} <= set(known), function.attr
+                checked += 1
+    assert checked == 4
+
+
+def test_the_pipeline_s_required_parameters_are_given() -> None:
+    (program,) = _blocks("python")
+    version = next(
+        item
+        for item in of_kind(render(), "PipelineVersion").values()
+        if item["spec"]["pipelineName"] == "cosalign"
+    )
+    parameters = version["spec"]["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
+    required = {name for name, spec in parameters.items() if not spec.get("isOptional")}
+    assert required == {"run_config_uri", "run_config_digest"}
+    for name in required:
+        assert f'"{name}":' in program
+
+
+def test_the_accounts_and_roles_it_names_are_the_chart_s() -> None:
+    objects = render({"fullnameOverride": "cosalign", "trainer": {"enabled": True}})
+    for kind in ("ServiceAccount", "Role"):
+        for name in of_kind(objects, kind):
+            if name.startswith(("cosalign-config-viewer", "cosalign-pipeline-")):
+                continue
+            assert name in GUIDE, name
