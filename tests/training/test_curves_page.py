@@ -43,7 +43,7 @@ def test_the_page_shows_every_figure_and_mark() -> None:
     assert len(rows) == 6
     assert "left out" in rows[2]
     assert "checkpoint kept" in rows[3]
-    assert "unknown for this hardware" in page
+    assert "<span>MFU, median</span><span>unknown</span>" in page
 
 
 def test_the_page_is_one_file_of_well_formed_drawings() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,11 +14,18 @@ import pytest
 import yaml
 from tests.training.training_world import TRAINING, encoded
 
-from cosalign.domain.errors import ConfigError, CosalignError, DataError, TransientError, UserError
+from cosalign.domain.errors import (
+    EXIT_RETRY,
+    ConfigError,
+    CosalignError,
+    DataError,
+    TransientError,
+    UserError,
+)
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import open_storage
-from cosalign.training.launch import accelerate_config, failure_of, processes_of
+from cosalign.training.launch import accelerate_config, failure_of, processes_of, run_launcher
 from cosalign.training.model_shape import ModelShape
 from cosalign.training.ranks import Ranks
 from cosalign.training.recomputation import must_recompute, with_recomputation_decided
@@ -173,3 +184,30 @@ def test_the_order_is_another_one_in_each_epoch_and_that_of_accelerates_sampler(
         orders.append(list(ours))
         assert orders[-1] == list(theirs)
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_sigterm_goes_to_the_ranks_and_the_step_ends_for_a_retry(
+    code: int, tmp_path: Path
+) -> None:
+    """Also where the launcher had just done all: what follows the stage is not begun."""
+    ready = tmp_path / "ready"
+    script = (
+        "import pathlib, signal, sys, time;"
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}));"
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+
+    def terminate() -> None:
+        while not ready.exists():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    ended = run_launcher([sys.executable, "-c", script])
+    assert ended == (code or EXIT_RETRY)
+    assert failure_of(tmp_path, ended).exit_code == EXIT_RETRY
+
+
+def test_a_launcher_that_is_left_alone_ends_as_it_ends() -> None:
+    assert run_launcher([sys.executable, "-c", "raise SystemExit(0)"]) == 0

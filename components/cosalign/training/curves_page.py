@@ -20,6 +20,8 @@ from cosalign.training.stage_history import CHECKPOINT, History
 MOST_ROWS = 400
 """Steps that the table shows; of a longer training every so many-th, and all that are special."""
 
+_HOUR = 3600
+
 PLOTS = {
     "Loss": "loss",
     "Margin of the rewards": "rewards/margins",
@@ -125,9 +127,9 @@ def _facts(by_step: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
     return {
         "steps": f"{len(by_step):,}",
         "tokens computed on": f"{sum(row.get('tokens', 0) for row in rows):,}",
-        "hours in steps": f"{seconds / 3600:.2f}",
+        "time in steps": f"{seconds / 3600:.2f} h" if seconds >= _HOUR else f"{seconds:.0f} s",
         "tokens a second, median": f"{median(rates):,.0f}" if rates else "unknown",
-        "MFU, median": f"{100 * median(shares):.1f} %" if shares else "unknown for this hardware",
+        "MFU, median": f"{100 * median(shares):.1f} %" if shares else "unknown",
         "most memory": f"{max(memory):.1f} GiB" if memory else "unknown",
     }
 

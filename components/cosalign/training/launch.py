@@ -92,7 +92,7 @@ def launched(stage: Stage, processes: int) -> None:
     rank += ["--processes", str(processes), "--reports", str(reports)]
     start = _accelerate(stage, processes) if torch.cuda.is_available() else torchrun(processes)
     log.info("ranks_starting", stage=stage.name, processes=processes, launcher=start[2])
-    code = _run([*start, "-m", "cosalign.training.rank", *rank])
+    code = run_launcher([*start, "-m", "cosalign.training.rank", *rank])
     withdraw_order(stage)
     if code:
         raise failure_of(reports, code)
@@ -135,20 +135,26 @@ def torchrun(processes: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _run(command: list[str]) -> int:
+def run_launcher(command: list[str]) -> int:
+    """Runs a launcher to its end; its exit code, or that for a retry where SIGTERM came meanwhile.
+
+    Args:
+        command: The launcher with its arguments.
+    """
     env = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
     process = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
         command,
         env=env,
         preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509
     )
-    with _terminations_passed_on(process):
-        return process.wait()
+    with _terminations_passed_on(process) as received:
+        code = process.wait()
+    return code or (EXIT_RETRY if received else 0)
 
 
 @contextmanager
-def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A SIGTERM to the step goes to the ranks, who may save first; then the step ends as before."""
+def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """A SIGTERM to the step goes to the ranks, who may save first and say how they ended."""
     received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
@@ -157,14 +163,12 @@ def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             process.terminate()
             process.wait()
-    if received:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def failure_of(reports: Path, code: int) -> CosalignError:
