@@ -46,7 +46,6 @@ class SuiteSource(StrictModel):
             raise ValueError(f"give either file or hub, found {have}")
         return self
 
-
     @property
     def subsets(self) -> tuple[str, ...]:
         """Configurations of the dataset whose splits are all read, where one split is not all."""
