@@ -17,7 +17,13 @@ from cosalign.domain.validation import validated
 from cosalign.evaluation.answers import System
 from cosalign.evaluation.general_ability import GeneralTasks, general_identity
 from cosalign.evaluation.step import EvaluationStep
-from cosalign.inference.continuations import Continuation, continuation_ledger, score_continuations
+from cosalign.inference.continuations import (
+    Continuation,
+    continuation_ledger,
+    score_continuations,
+    write_continuations,
+)
+from cosalign.inference.engine import Sampling
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.generation import response_ledger
 from cosalign.inference.models import resolve_model
@@ -128,6 +134,25 @@ def test_written_answers_end_at_their_stop_and_lie_in_the_ledger(
     assert response_ledger(storage).stats().keys == 6
     _, starts = measure(tmp_path, tasks, "sums")
     assert starts == 0
+    # As a conversation it is another text.
+    measure(tmp_path, tasks, "sums", chat=True)
+    assert response_ledger(storage).stats().keys == 12
+
+
+def test_the_score_is_of_what_stands_before_the_stop(tmp_path: Path, tasks: Path) -> None:
+    storage = open_storage(str(tmp_path / "texts"))
+    model = resolve_model("double:base", tmp_path)
+    with EngineHost(ENGINE) as host:
+        encode = host.engine(model).tokenizer.encode_plain
+        wanted = [(encode(f"How many cards are {i} pairs?"), Sampling(8)) for i in range(1, 7)]
+        texts = write_continuations(host, storage, model, wanted, "test").rows["text"].to_pylist()
+    data = tasks / "questions.jsonl"
+    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    for row, text in zip(rows[:4], texts, strict=False):
+        row["choices"][1] = text.split(" ")[0]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    found, _ = measure(tmp_path, tasks, "sums")
+    assert [row["h"] for row in found[:6]] == [1.0] * 4 + [0.0] * 2
 
 
 def test_a_conversation_is_encoded_as_one(tmp_path: Path, tasks: Path) -> None:

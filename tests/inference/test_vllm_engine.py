@@ -23,6 +23,7 @@ from cosalign.inference.engine import (
     Labelling,
     LabelRequest,
     Sampling,
+    ScoreRequest,
 )
 from cosalign.inference.models import ModelFolder
 from cosalign.inference.open_engine import open_engine
@@ -91,6 +92,35 @@ def test_results_stream_and_an_abandoned_stream_leaves_nothing(engine: Engine) -
     first = list(islice(engine.generate(_requests(engine, 16)), 1))
     assert len(first) == 1
     assert len(list(engine.generate(_requests(engine, 3)))) == 3
+
+
+def test_scores_are_the_models_own_and_know_the_greedy_continuation(
+    engine: Engine, tiny: ModelFolder
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    assert isinstance(engine, VllmEngine)
+    model = AutoModelForCausalLM.from_pretrained(tiny.path, dtype=torch.float32)
+    encode = engine.tokenizer.encode_plain
+    texts = [("Beer is", " cold"), ("A sword of", " old steel"), ("Beer is", " a kettle of tea")]
+    pairs = {f"r{i}": (encode(a), encode(b)) for i, (a, b) in enumerate(texts)}
+    # The likeliest token after a context is greedy, and no other token is.
+    with torch.no_grad():
+        best = int(model(torch.tensor([pairs["r0"][0]])).logits[0, -1].argmax())
+    pairs |= {"best": (pairs["r0"][0], (best,)), "other": (pairs["r0"][0], (best ^ 1,))}
+    requests = [ScoreRequest(n, a + b, len(a)) for n, (a, b) in pairs.items()]
+    found = {scored.request_id: scored for scored in engine.score(requests)}
+    for name, (context, following) in pairs.items():
+        ids = [*context, *following]
+        with torch.no_grad():
+            logs = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+        expected = sum(float(logs[i - 1][ids[i]]) for i in range(len(context), len(ids)))
+        assert found[name].log_prob == pytest.approx(expected, rel=0.01)
+    assert found["best"].greedy
+    assert not found["other"].greedy
+    long = ScoreRequest("long", (5,) * 600, 1)
+    assert [scored.log_prob for scored in engine.score([long])] == [None]
 
 
 def test_masses_are_the_models_own_probabilities(engine: Engine, tiny: ModelFolder) -> None:

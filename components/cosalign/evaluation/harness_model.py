@@ -20,8 +20,12 @@ from typing import Any
 from lm_eval.api.model import LM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from cosalign.inference.continuations import Continuation, score_continuations
-from cosalign.inference.engine import Messages, Sampling, TokenIds
+from cosalign.inference.continuations import (
+    Continuation,
+    score_continuations,
+    write_continuations,
+)
+from cosalign.inference.engine import Messages, Sampling
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.generation import Wanted, generate_responses
 from cosalign.inference.hf_tokenizer import document_start, load_tokenizer
@@ -85,16 +89,19 @@ class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
         requests: list[Any],
         disable_tqdm: bool = False,  # noqa: ARG002
     ) -> list[str]:
-        """An answer to each request, as far as the first of its stop sequences."""
-        wanted = [Wanted(self._messages(r.args[0]), _sampling(r.args[1])) for r in requests]
+        """What follows each context, as far as the first of its stop sequences."""
         work = f"general_answers_{self._model.digest[:12]}"
-        _, done = generate_responses(self._host, self._storage, self._model, wanted, work)
-        texts = done.rows.column("text").to_pylist()
-        return [_cut(text, r.args[1]) for text, r in zip(texts, requests, strict=True)]
-
-    def _messages(self, context: str) -> Messages:
-        turns, _ = _chat(context)
-        return turns or (("user", context),)
+        sampling = [_sampling(request.args[1]) for request in requests]
+        chats = [_chat(request.args[0])[0] for request in requests]
+        if chats and chats[0]:
+            wanted = [Wanted(*pair) for pair in zip(chats, sampling, strict=True)]
+            _, done = generate_responses(self._host, self._storage, self._model, wanted, work)
+        else:
+            texts = [self._start + self._tokenizer.encode_plain(r.args[0]) for r in requests]
+            plain = list(zip(texts, sampling, strict=True))
+            done = write_continuations(self._host, self._storage, self._model, plain, work)
+        written = done.rows.column("text").to_pylist()
+        return [_cut(text, r.args[1]) for text, r in zip(written, requests, strict=True)]
 
     def _pair(self, context: str, continuation: str) -> Continuation:
         turns, prefix = _chat(context)
@@ -147,11 +154,12 @@ def _chat(context: str) -> tuple[Messages, str]:
     """The turns of a conversation and what its answer begins with; no turns for plain text."""
     if not context.startswith(CHAT_MARK):
         return (), ""
-    (turns, asks), rest = json.JSONDecoder().raw_decode(context[len(CHAT_MARK) :])[0], ""
-    messages = tuple((role, content) for role, content in turns)
+    # Tasks may write behind a history: that is what the answer begins with, too.
+    (turns, asks), end = json.JSONDecoder().raw_decode(context, len(CHAT_MARK))
+    messages, prefix = tuple((role, content) for role, content in turns), context[end:]
     if not asks and messages and messages[-1][0] == "assistant":
-        rest, messages = messages[-1][1], messages[:-1]
-    return messages, rest
+        return messages[:-1], messages[-1][1] + prefix
+    return messages, prefix
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:
@@ -165,6 +173,3 @@ def _cut(text: str, settings: dict[str, Any]) -> str:
     for stop in [stops] if isinstance(stops, str) else stops:
         text = text.split(stop, maxsplit=1)[0] if stop else text
     return text
-
-
-__all__ = ["HarnessModel", "TokenIds"]

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import row_key
 from cosalign.domain.schemas import CONTINUATION_LEDGER
-from cosalign.inference.engine import Engine, ScoreRequest, ScoresContinuations, TokenIds
+from cosalign.inference.engine import (
+    Engine,
+    GenerationRequest,
+    Sampling,
+    ScoreRequest,
+    ScoresContinuations,
+    TokenIds,
+)
 from cosalign.inference.engine_host import EngineHost
+from cosalign.inference.generation import generated_rows, response_ledger
 from cosalign.inference.models import ModelFolder
 from cosalign.inference.paid_work import PaidWork, Row, complete
 from cosalign.store.ledger import Ledger
@@ -65,6 +73,54 @@ def score_continuations(
 
     return complete(
         continuation_ledger(storage), keys, pay, work=work, flush_rows=host.settings.flush_rows
+    )
+
+
+def write_continuations(
+    host: EngineHost,
+    storage: Storage,
+    model: ModelFolder,
+    wanted: Sequence[tuple[TokenIds, Sampling]],
+    work: str,
+) -> PaidWork:
+    """Has texts that are no conversations continued, through the responses ledger.
+
+    Args:
+        host: Where the engine runs, if one has to.
+        storage: The storage root.
+        model: The model.
+        wanted: Each text as token ids, and how it is continued.
+        work: What the work is called in logs.
+
+    Returns:
+        Rows of the responses ledger in the order of ``wanted``.
+
+    Raises:
+        ConfigError: The model is one that takes messages only.
+    """
+    keys = [
+        row_key(
+            "continued text",
+            {"model": model.digest, "text": list(text), "sampling": asdict(sampling)},
+        )
+        for text, sampling in wanted
+    ]
+
+    def pay(positions: list[int]) -> Iterator[Row]:
+        engine = host.engine(model)
+        if not getattr(engine, "takes_token_ids", True):
+            raise ConfigError(
+                f"{model.uri!r} takes conversations and no plain texts; set "
+                "evaluation.general.chat=true, or name its tokenizer (served:NAME?tokenizer=...)"
+            )
+        requests = (
+            GenerationRequest(keys[i].hex(), *wanted[i], int.from_bytes(keys[i][:4], "big"))
+            for i in sorted(positions, key=lambda i: wanted[i][0])
+        )
+        yield from generated_rows(engine, requests)
+
+    return complete(
+        response_ledger(storage), keys, pay, work=work, flush_rows=host.settings.flush_rows
     )
 
 

@@ -12,7 +12,7 @@ read from the caller's sequence when they are needed, and token ids live in smal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from cosalign.domain.fingerprint import row_key
@@ -97,7 +97,11 @@ def generate_responses(
 def _generate(
     engine: Engine, keys: Sequence[bytes], wanted: Sequence[Wanted], positions: list[int]
 ) -> Iterator[Row]:
-    requests = planned_requests(engine.tokenizer, keys, wanted, positions)
+    return generated_rows(engine, planned_requests(engine.tokenizer, keys, wanted, positions))
+
+
+def generated_rows(engine: Engine, requests: Iterable[GenerationRequest]) -> Iterator[Row]:
+    """Rows of the responses ledger as an engine gives them; request ids are keys in hex."""
     for result in engine.generate(requests):
         yield {
             "key": bytes.fromhex(result.request_id),
