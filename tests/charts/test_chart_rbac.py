@@ -56,6 +56,8 @@ def test_run_pods_start_train_jobs_where_there_is_a_trainer() -> None:
     found = _may(render({"trainer": {"enabled": True}}), "rel-cosalign-pipeline")
     verbs = {verb for verb, resource, _ in found - RUN_POD if "trainjobs" in resource}
     assert verbs == {"create", "get", "list", "watch", "delete"}
+    logs = {(verb, what) for verb, what, _ in found - RUN_POD if "log" in what}
+    assert logs == {("get", "/pods/log")}
 
 
 def test_the_submitter_says_what_became_of_configs_and_changes_none() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.charts.rendering import Object, Values, of_kind, render, the
 
+from cosalign.domain.run_config.train_job import TrainJobSettings
+
 ON: Values = {"trainer": {"enabled": True}}
 
 
@@ -48,6 +50,15 @@ def test_every_place_it_writes_is_a_volume() -> None:
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     written = {e["value"] for e in container["env"] if e["name"] in ("HOME", "TMPDIR")}
     assert written <= mounted
+
+
+def test_a_train_job_of_a_run_finds_it_by_its_settings_defaults() -> None:
+    settings = TrainJobSettings()
+    objects = render({**ON, "fullnameOverride": "cosalign"})
+    assert the(objects, settings.runtime_kind, settings.runtime)
+    (container,) = _pod(ON)["spec"]["containers"]
+    mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert any(settings.cache.startswith(f"{path}/") for path in mounted)
 
 
 def test_its_account_and_labels_are_those_that_policies_speak_of() -> None:

@@ -48,6 +48,7 @@ MAY = [
     ("cosalign-pipeline", "create", "workflowtaskresults.argoproj.io"),
     ("cosalign-pipeline", "patch", "workflowtaskresults.argoproj.io"),
     ("cosalign-pipeline", "create", "trainjobs.trainer.kubeflow.org"),
+    ("cosalign-pipeline", "get", "pods:log"),
     ("cosalign-submitter", "create", "runs.pipelines.kubeflow.org"),
     ("cosalign-submitter", "create", "pipelines.pipelines.kubeflow.org:versions"),
     ("cosalign-submitter", "terminate", "runs.pipelines.kubeflow.org"),
