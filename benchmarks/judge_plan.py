@@ -118,9 +118,11 @@ def main() -> None:
     parser.add_argument("--tokenised", type=int, default=10_240)
     parser.add_argument("--model", default="models/smollm2")
     options = parser.parse_args()
+    # First, since it is what a missing model stops.
+    text = tokenising(options.tokenised, options.model)
     with patch("cosalign.inference.engine_host.open_engine", open_instant):
         sizes = [judged(count) for count in (options.responses // 10, options.responses)]
-    result = {"sizes": sizes, "tokenising": tokenising(options.tokenised, options.model)}
+    result = {"sizes": sizes, "tokenising": text}
     packages = ("numpy", "pyarrow", "tokenizers", "transformers")
     publish({"benchmark": "judge_plan", **result, **surroundings(packages)})
 
