@@ -28,6 +28,7 @@ from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.runtime.permanent_failure import attempt
 from cosalign.runtime.run_config import read_run_config
 from cosalign.runtime.shares import all_shares
+from cosalign.runtime.version import VERSION
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import TableRef
 
@@ -126,8 +127,16 @@ class Step(Protocol):
 
 def main(step: Step, argv: Sequence[str] | None = None) -> int:
     """Container entry of a step; gives the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(f"cosalign {step.name} {VERSION}")  # noqa: T201  it is what was asked for
+        return 0
+    if words == ["--self-test"]:
+        from cosalign.runtime.self_test import print_self_test
+
+        return run_and_exit_code(lambda: print_self_test(step.name))
     configure_logs()
-    return run_and_exit_code(lambda: _run(step, sys.argv[1:] if argv is None else argv))
+    return run_and_exit_code(lambda: _run(step, words))
 
 
 def run_step(

@@ -158,3 +158,7 @@ def _invoke(args: list[str]) -> int:
         click.echo(f"cosalign: error: {problem}", err=True)
         return problem.exit_code
     return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

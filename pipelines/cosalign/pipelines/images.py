@@ -1,14 +1,14 @@
-"""Which image runs which step, decided in one place when a pipeline is compiled.
+"""Which image runs which step, unless a run's parameters say otherwise.
 
-The components name their image without a tag, so that they know nothing of versions or registries;
-the compilation writes the full reference. The version is a constant and not read from the installed
-distribution, whose metadata may be missing or stale: the compiled file would then differ from
-machine to machine. A test holds the constant equal to ``pyproject.toml``.
+A cluster names images by digest; the defaults carry this version's tag, so that a compiled pipeline
+says what it was made with.
 """
 
 from __future__ import annotations
 
-VERSION = "0.1.0"
+from cosalign.runtime.version import VERSION
+
+__all__ = ["VERSION", "image_reference"]
 
 
 def image_reference(name: str) -> str:
