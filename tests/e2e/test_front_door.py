@@ -137,10 +137,10 @@ def test_an_unwritable_output_folder_is_named(graph: Graph, tmp_path: Path) -> N
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 600 KiB; needs the right to mount."""
+    """A disk of 1.2 MiB; needs the right to mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(disk)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk here")
     yield disk
@@ -152,7 +152,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
 ) -> None:
     graph.root = f"{small_disk}/out"
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(500 * 1024))
+    filler.write_bytes(bytes(1100 * 1024))
     assert graph.run(*_options()) == 2
     assert "the disk is full" in _message(graph)
     filler.unlink()

@@ -78,7 +78,7 @@ def test_the_report_shows_accuracy_beside_its_baseline_and_a_warning(config: Run
     page = open_storage(config.storage.root).read_bytes(manifest.files["report"]).decode()
     assert "How right the judge is" in page
     shown = f"{100 * (manifest.metrics['judge_accuracy/addressed'] or 0):.1f}\N{NO-BREAK SPACE}%"
-    assert f"<th>addressed</th><td>{shown} <small>of 48</small>" in page
+    assert f'<th scope="row">addressed</th><td>{shown} <small>of 48</small>' in page
     assert "fitted on 48 labelled examples" in page
     assert "Sorry, no" not in page
 
