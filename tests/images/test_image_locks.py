@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosalign.runtime.import_walk import third_party_imports
+from cosalign.runtime.self_test import OPTIONAL
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -56,7 +57,7 @@ def owners_of_modules() -> Mapping[str, list[str]]:
 def imported(image: str) -> set[str]:
     owners = owners_of_modules()
     entries = ENTRIES.get(image, (f"cosalign.{image}.__main__",))
-    found = third_party_imports(*entries)
+    found = third_party_imports(*entries).keys() - OPTIONAL.keys()
     return {canonical(DISTRIBUTIONS.get(n, owners[n][0] if n in owners else n)) for n in found}
 
 

@@ -19,6 +19,9 @@ from cosalign.runtime.import_walk import third_party_imports
 from cosalign.runtime.version import VERSION
 from cosalign.store.storage import open_storage
 
+OPTIONAL = {"lm_eval": "evaluation.general"}
+"""Packages that an image may be extended by, by the setting that needs them; no lock has them."""
+
 
 def self_test(*entries: str) -> dict[str, str]:
     """Versions of all distributions that modules need, once every one of them was imported.
@@ -29,7 +32,7 @@ def self_test(*entries: str) -> dict[str, str]:
     Raises:
         CosalignError: A package is missing or broken; the message names each, and who imports it.
     """
-    needed = third_party_imports(*entries)
+    needed = {n: by for n, by in third_party_imports(*entries).items() if n not in OPTIONAL}
     broken = [f"{name} (for {by}): {said}" for name, by in needed.items()
               if (said := _fault(name)) is not None]  # fmt: skip
     if broken:
