@@ -7,7 +7,7 @@ that took them for independent would be too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,8 +180,3 @@ def _figure(value: float, drawn: FloatArray) -> Figure:
     # A resample without a yes, say, has no recall; those that have one speak for it.
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Figure(float(value), float(low), float(high))
-
-
-def plain_figures(found: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:
-    """Figures as JSON."""
-    return {name: vars(figure) for name, figure in found.items()}

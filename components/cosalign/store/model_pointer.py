@@ -239,12 +239,12 @@ def rollback_target(history: list[Entry], number: int | None = None) -> Entry:
     Raises:
         DataError: There is no such entry.
     """
+    if not history:
+        raise DataError("nothing was promoted yet, so there is nothing to roll back from")
     if number is not None:
         if not 1 <= number <= len(history):
             raise DataError(f"--to {number}: the history has entries 1 to {len(history)}")
         return history[number - 1]
-    if not history:
-        raise DataError("nothing was promoted yet, so there is nothing to roll back from")
     current = first_promotion(history, history[-1].digest) or history[-1]
     if current.number == 1:
         raise DataError(
@@ -262,5 +262,8 @@ def _parse(data: bytes, source: str) -> Entry:
     try:
         raw = json.loads(data)
     except ValueError:
-        raise DataError(f"{source}: not JSON; it was altered or torn") from None
+        raise DataError(
+            f"{source}: not JSON; it was altered or torn. Restore it from the bucket's versions; "
+            f"{CURRENT_FILE} is a copy of the newest file under history"
+        ) from None
     return validated(Entry, raw, source, DataError)

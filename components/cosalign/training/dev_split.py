@@ -9,6 +9,7 @@ forward pass of a sharded model.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from cosalign.training.ranks import this_process
 
 
-class DevSplit:
+class DevSplit(ABC):
     """Mixin before a TRL trainer: what ``evaluate`` measures.
 
     A trainer gives ``dev_names``, and :meth:`dev_sums`, whose first value is the weight that the
@@ -27,9 +28,9 @@ class DevSplit:
     dev_names: Sequence[str] = ()
     dev_rows: Sequence[dict[str, Any]] = ()
 
+    @abstractmethod
     def dev_sums(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The weight of a micro batch, and its sums of :attr:`dev_names`."""
-        raise NotImplementedError
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the split, logs the figures and tells the callbacks."""

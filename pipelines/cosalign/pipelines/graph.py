@@ -13,6 +13,9 @@ spreads nothing: each step pays for itself, which is what one machine wants.
 # A pipeline's parameters are its interface.
 # ruff: noqa: PLR0913
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kfp import dsl
@@ -30,13 +33,46 @@ GPU = "nvidia.com/gpu"
 SECRET = "cosalign"  # noqa: S105  the name of a secret, not one
 
 
-def _cached(task: Any, cache: bool) -> Any:
-    """KFP's cache key sees addresses, not what lies behind them.
+@dataclass(frozen=True)
+class _Place:
+    """Where tasks run, in which image, and whether KFP may reuse their results.
 
-    Tasks that read files of the user's (prompts, configs, benchmarks) run each time and find out
-    by themselves what is new. Others are cached: all that they read is named by digest.
+    KFP's cache key sees addresses, not what lies behind them. Tasks that read files of the user's
+    (prompts, configs, benchmarks) run each time and find out by themselves what is new. Others are
+    cached: all that they read is named by digest.
     """
-    return task.set_caching_options(enable_caching=cache)
+
+    image: Any
+    secret: Any
+    pool: Pool
+    cache: bool
+
+    def __call__(self, task: dsl.PipelineTask) -> dsl.PipelineTask:
+        there = placed(task, self.image, self.secret, self.pool)
+        return there.set_caching_options(enable_caching=self.cache)
+
+
+def _spread(name: str, shares: Any, place: _Place, paying: Callable[..., Any]) -> dsl.Collected:
+    """One task a share; gives the fingerprints that they paid for."""
+    with dsl.ParallelFor(shares, name=name) as share:
+        part = place(paying(share=share))
+    return dsl.Collected(part.outputs["identity"])
+
+
+def _method(step: dict[str, Any], shards: Any, at: dict[str, _Place]) -> None:
+    """The method's stages, each in its place."""
+    ready = at["generate"](prepare(**step, shards=shards))
+    shares = ready.outputs["shares"]
+    paid = _spread("generate", shares, at["generate"], partial(generation, **step))
+    made = at["synthesise"](synthesis(**step, identities=paid))
+    tables = {"synthesis": made.outputs["synthesis"]}
+    paid = _spread("judge", shares, at["judge"], partial(judging, **step, **tables))
+    scored = at["judge"](scoring(**step, **tables, identities=paid))
+    paired = at["pair"](pairing(**step, **tables, scoring=scored.outputs["scoring"]))
+    trained = at["train"](training(**step, **tables, pairing=paired.outputs["pairing"]))
+    models = {**tables, "training": trained.outputs["training"]}
+    paid = _spread("answer", shares, at["measure"], partial(answers, **step, **models))
+    at["measure"](evaluation(**step, **models, identities=paid))
 
 
 @dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp ships no types
@@ -87,34 +123,16 @@ def cosalign(
     gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
     many = Pool(node_selector, tolerations, accelerator_type, training_accelerator_count)
     cpu = Pool(cpu_node_selector, cpu_tolerations)
+    at = {
+        "generate": _Place(synthesis_image, secret, gpu, cache=False),
+        "synthesise": _Place(synthesis_image, secret, cpu, cache=False),
+        "judge": _Place(scoring_image, secret, gpu, cache=True),
+        "pair": _Place(pairing_image, secret, cpu, cache=True),
+        "train": _Place(training_image, secret, many, cache=True),
+        "measure": _Place(evaluation_image, secret, gpu, cache=False),
+    }
     with dsl.ExitHandler(at_the_end(run_end(**run), pairing_image), name="method"):
-        ready = placed(prepare(**step, shards=shards), synthesis_image, secret, gpu)
-        _cached(ready, cache=False)
-        with dsl.ParallelFor(ready.outputs["shares"], name="generate") as share:
-            part = placed(generation(**step, share=share), synthesis_image, secret, gpu)
-            _cached(part, cache=False)
-        made = synthesis(**step, identities=dsl.Collected(part.outputs["identity"]))
-        _cached(placed(made, synthesis_image, secret, cpu), cache=False)
-        tables = made.outputs["synthesis"]
-        with dsl.ParallelFor(ready.outputs["shares"], name="judge") as share:
-            part = judging(**step, share=share, synthesis=tables)
-            _cached(placed(part, scoring_image, secret, gpu), cache=True)
-        paid = dsl.Collected(part.outputs["identity"])
-        scored = placed(
-            scoring(**step, identities=paid, synthesis=tables), scoring_image, secret, gpu
-        )
-        _cached(scored, cache=True)
-        paired = pairing(**step, synthesis=tables, scoring=scored.outputs["scoring"])
-        _cached(placed(paired, pairing_image, secret, cpu), cache=True)
-        trained = training(**step, synthesis=tables, pairing=paired.outputs["pairing"])
-        _cached(placed(trained, training_image, secret, many), cache=True)
-        models = trained.outputs["training"]
-        with dsl.ParallelFor(ready.outputs["shares"], name="answer") as share:
-            part = answers(**step, share=share, synthesis=tables, training=models)
-            _cached(placed(part, evaluation_image, secret, gpu), cache=False)
-        paid = dsl.Collected(part.outputs["identity"])
-        judged = evaluation(**step, identities=paid, synthesis=tables, training=models)
-        _cached(placed(judged, evaluation_image, secret, gpu), cache=False)
+        _method(step, shards, at)
 
 
 @dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp ships no types
@@ -156,11 +174,8 @@ def evaluate(
     step = {**run, "base_model_uri": base_model_uri}
     gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
     with dsl.ExitHandler(at_the_end(run_end(**run), pairing_image), name="method"):
-        ready = placed(prompts(**step, shards=shards), synthesis_image, secret, gpu)
-        _cached(ready, cache=False)
+        ready = _Place(synthesis_image, secret, gpu, cache=False)(prompts(**step, shards=shards))
         asked = {**step, "model_uri": model_uri, "synthesis": ready.outputs["prompts"]}
-        with dsl.ParallelFor(ready.outputs["shares"], name="answer") as share:
-            part = placed(model_answers(**asked, share=share), evaluation_image, secret, gpu)
-            _cached(part, cache=False)
-        judged = model_evaluation(**asked, identities=dsl.Collected(part.outputs["identity"]))
-        _cached(placed(judged, evaluation_image, secret, gpu), cache=False)
+        place = _Place(evaluation_image, secret, gpu, cache=False)
+        paid = _spread("answer", ready.outputs["shares"], place, partial(model_answers, **asked))
+        place(model_evaluation(**asked, identities=paid))
