@@ -5,7 +5,6 @@
 # BASE          a base with Python 3.11; nothing else of it is used
 # INDEX         the Python index; pip's own default where it is empty
 # ACCELERATOR   cpu or cuda: which lock is installed, requirements/IMAGE-ACCELERATOR.lock, hashes and all
-# ENGINE_LOCK   "shared" lets CPU builds of the four images with an engine or torch share one dependency layer (tests)
 #
 # Dependencies stand in layers before code, so that a change of code moves a megabyte; an image holds its own folder and
 # the layers under it, so that a change elsewhere changes no digest.
@@ -35,8 +34,7 @@ COPY components/cosalign/judging /app/cosalign/judging
 
 FROM installer AS synthesis-packages
 ARG ACCELERATOR=cpu
-ARG ENGINE_LOCK=synthesis
-COPY requirements/${ENGINE_LOCK}-${ACCELERATOR}.lock /lock
+COPY requirements/synthesis-${ACCELERATOR}.lock /lock
 RUN install-lock /lock
 
 FROM judging AS synthesis
@@ -47,8 +45,7 @@ ENTRYPOINT ["python", "-m", "cosalign.synthesis"]
 
 FROM installer AS scoring-packages
 ARG ACCELERATOR=cpu
-ARG ENGINE_LOCK=scoring
-COPY requirements/${ENGINE_LOCK}-${ACCELERATOR}.lock /lock
+COPY requirements/scoring-${ACCELERATOR}.lock /lock
 RUN install-lock /lock
 
 FROM judging AS scoring
@@ -59,8 +56,7 @@ ENTRYPOINT ["python", "-m", "cosalign.scoring"]
 
 FROM installer AS evaluation-packages
 ARG ACCELERATOR=cpu
-ARG ENGINE_LOCK=evaluation
-COPY requirements/${ENGINE_LOCK}-${ACCELERATOR}.lock /lock
+COPY requirements/evaluation-${ACCELERATOR}.lock /lock
 RUN install-lock /lock
 
 FROM judging AS evaluation
@@ -71,8 +67,7 @@ ENTRYPOINT ["python", "-m", "cosalign.evaluation"]
 
 FROM installer AS training-packages
 ARG ACCELERATOR=cpu
-ARG ENGINE_LOCK=training
-COPY requirements/${ENGINE_LOCK}-${ACCELERATOR}.lock /lock
+COPY requirements/training-${ACCELERATOR}.lock /lock
 RUN install-lock /lock
 
 FROM common AS training
