@@ -94,6 +94,18 @@ def test_errors_become_exit_codes_and_only_defects_show_a_traceback(
     assert str(error) in shown
 
 
+def test_a_command_of_another_image_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for missing, code in (("cosalign.absent", 2), ("absent", 70)):
+        absent = command_line.LazyCommand(f"{missing}.commands:run", "Gone.")
+        monkeypatch.setitem(command_line.COMMANDS, "run", absent)
+        assert main(["run"]) == code
+        shown = capsys.readouterr().err
+        assert ("Traceback" in shown) is (code == 70)
+        assert f"needs {missing}, which this image" in shown or code == 70
+
+
 def test_the_installed_command_passes_the_exit_code_on() -> None:
     code = "import sys; from cosalign.pipelines.command_line import main; sys.exit(main(['rum']))"
     assert (

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import click
 
+from cosalign.domain.errors import UserError
 from cosalign.pipelines.failures import RunStopped, TaskFailed
 from cosalign.pipelines.images import VERSION
 from cosalign.runtime.exit_codes import run_and_exit_code
@@ -153,6 +154,14 @@ def _invoke(args: list[str]) -> int:
     except click.ClickException as problem:
         problem.show()
         return problem.exit_code
+    except ModuleNotFoundError as problem:
+        if not (problem.name or "").startswith("cosalign."):
+            raise
+        # Each image holds its own folder and the layers under it, the command line all names.
+        raise UserError(
+            f"this command needs {problem.name}, which this image does not hold; run it where "
+            "cosalign is installed whole"
+        ) from None
     except (TaskFailed, RunStopped) as problem:
         # No defect of the run, whatever its code: the failed step has shown its own traceback.
         click.echo(f"cosalign: error: {problem}", err=True)
