@@ -157,7 +157,7 @@ def test_who_was_overtaken_while_measuring_is_told_to_measure_again(
 
     def overtaken(context: Any, draft: Any) -> None:
         other = Choice(action="promote", uri="double:c", digest=digest("c"), by="eve", at="now")
-        pointer_of(config).append(other, 1)
+        pointer_of(config).record(other, 1)
         monkeypatch.setattr("cosalign.evaluation.step.promote_where_told", promote_where_told)
         promote_where_told(context, draft)
 

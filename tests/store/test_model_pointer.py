@@ -45,45 +45,45 @@ def digests(pointer: ModelPointer) -> list[str]:
 def test_nothing_is_current_until_something_is_promoted(pointer: ModelPointer) -> None:
     assert pointer.current() is None
     assert pointer.history() == []
-    first = pointer.append(choice("a"), 0)
+    first = pointer.record(choice("a"), 0)
     assert pointer.current() == first
     assert (first.number, first.previous) == (1, None)
-    second = pointer.append(choice("b", reason="better"), 1)
+    second = pointer.record(choice("b", reason="better"), 1)
     assert pointer.current() == second
     assert pointer.history() == [first, second]
 
 
 def test_names_have_pointers_of_their_own(root: str) -> None:
     storage = open_storage(root)
-    ModelPointer(storage, "main").append(choice("a"), 0)
+    ModelPointer(storage, "main").record(choice("a"), 0)
     assert ModelPointer(storage, "eu").current() is None
 
 
 def test_who_chose_against_an_old_state_is_refused_and_leaves_no_trace(
     pointer: ModelPointer,
 ) -> None:
-    pointer.append(choice("a"), 0)
+    pointer.record(choice("a"), 0)
     with pytest.raises(GenerationMismatch, match="another promotion or rollback came first"):
-        pointer.append(choice("b"), 0)
+        pointer.record(choice("b"), 0)
     assert digests(pointer) == ["a"]
 
 
 def test_a_crash_between_entry_and_pointer_is_healed_by_the_next_writer(
     pointer: ModelPointer,
 ) -> None:
-    pointer.append(choice("a"), 0)
+    pointer.record(choice("a"), 0)
     pointer_as_it_was = pointer.storage.read_bytes("models/main/current.json")
-    pointer.append(choice("b"), 1)
+    pointer.record(choice("b"), 1)
     pointer.storage.write_bytes("models/main/current.json", pointer_as_it_was)
     # Readers of the pointer still see the old model; the history knows already.
     assert [e.digest for e in (pointer.current(), pointer.head()) if e] == ["a", "b"]
     with pytest.raises(GenerationMismatch):
-        pointer.append(choice("c"), 1)
-    assert (pointer.append(choice("c"), 2).number, digests(pointer)) == (3, ["a", "b", "c"])
+        pointer.record(choice("c"), 1)
+    assert (pointer.record(choice("c"), 2).number, digests(pointer)) == (3, ["a", "b", "c"])
 
 
 def test_a_crash_before_the_first_pointer_is_healed_too(pointer: ModelPointer) -> None:
-    pointer.append(choice("a"), 0)
+    pointer.record(choice("a"), 0)
     pointer.storage.delete("models/main/current.json")
     assert pointer.current() is None
     healed = pointer.settle()
@@ -106,11 +106,11 @@ def test_a_writer_that_slept_does_not_move_the_pointer_back(pointer: ModelPointe
             made = self._storage.write_bytes(path, data, if_generation=if_generation)
             if path.endswith("00000001.json"):
                 other = ModelPointer(self._storage, "main")
-                other.append(choice("b"), 1)
+                other.record(choice("b"), 1)
             return made
 
     sleeper: Storage = Sleeper(pointer.storage)  # type: ignore[assignment]
-    ModelPointer(sleeper, "main").append(choice("a"), 0)
+    ModelPointer(sleeper, "main").record(choice("a"), 0)
     now = pointer.current()
     assert now is not None
     assert (now.digest, digests(pointer)) == ("b", ["a", "b"])
@@ -133,11 +133,11 @@ def test_a_write_whose_answer_was_lost_is_known_again(pointer: ModelPointer) -> 
             return made
 
     deaf: Storage = Deaf(pointer.storage)  # type: ignore[assignment]
-    assert ModelPointer(deaf, "main").append(choice("a"), 0) == pointer.current()
+    assert ModelPointer(deaf, "main").record(choice("a"), 0) == pointer.current()
 
 
 def test_a_pointer_that_was_tampered_with_is_noticed(pointer: ModelPointer) -> None:
-    entry = pointer.append(choice("a"), 0)
+    entry = pointer.record(choice("a"), 0)
     other = entry.model_copy(update={"digest": "evil"}).model_dump_json()
     pointer.storage.write_bytes("models/main/current.json", other.encode())
     with pytest.raises(DataError, match=r"current.json is not entry 1"):
@@ -147,7 +147,7 @@ def test_a_pointer_that_was_tampered_with_is_noticed(pointer: ModelPointer) -> N
 @pytest.mark.parametrize("harm", ["altered", "taken out", "torn"])
 def test_a_history_that_was_tampered_with_is_noticed(pointer: ModelPointer, harm: str) -> None:
     for number, name in enumerate("abc"):
-        pointer.append(choice(name), number)
+        pointer.record(choice(name), number)
     path = "models/main/history/00000002.json"
     entry = json.loads(pointer.storage.read_bytes(path))
     if harm == "altered":
@@ -167,7 +167,7 @@ def _race(root: str, name: str, rounds: int) -> None:
     while done < rounds:
         head = pointer.settle()
         try:
-            pointer.append(choice(f"{name}{done}"), head.number if head else 0)
+            pointer.record(choice(f"{name}{done}"), head.number if head else 0)
             done += 1
         except GenerationMismatch:
             continue

@@ -170,7 +170,7 @@ def promote(
         reason=author.reason, override=author.override if objection else None,
         gate=gate.result() if gate else None,
     )  # fmt: skip
-    return pointer.append(choice, current.number if current else 0)
+    return pointer.record(choice, current.number if current else 0)
 
 
 def promote_by_itself(pointer: ModelPointer, gate: StoredGate, by: str, cache: Path) -> bool:
@@ -216,7 +216,7 @@ def roll_back(pointer: ModelPointer, number: int | None, author: Author, cache: 
         action="rollback", uri=target.uri, digest=target.digest, by=author.by, at=author.at,
         reason=author.reason, target=target.number, gate=target.gate,
     )  # fmt: skip
-    return pointer.append(choice, history[-1].number)
+    return pointer.record(choice, history[-1].number)
 
 
 def _weighed(gates: Sequence[StoredGate], current: Entry | None) -> tuple[StoredGate | None, str]:
