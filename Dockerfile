@@ -91,8 +91,9 @@ FROM installer AS retraining-packages
 COPY requirements/retraining-cpu.lock /lock
 RUN install-lock /lock
 
-FROM common AS retraining
+FROM judging AS retraining
 COPY --from=retraining-packages /packages /packages
+COPY components/cosalign/retraining /app/cosalign/retraining
 COPY pipelines/cosalign/pipelines /app/cosalign/pipelines
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.pipelines.command_line"]

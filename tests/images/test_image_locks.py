@@ -29,6 +29,7 @@ ENTRIES = {
     "retraining": (
         "cosalign.pipelines.command_line",
         "cosalign.pipelines.submit_command",
+        "cosalign.retraining.admission",
         "cosalign.runtime.config_commands",
     ),
 }

@@ -10,7 +10,7 @@ composition, so a verdict of any earlier version is carried in one step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
@@ -94,6 +94,17 @@ class TaxonomyMapping:
         kept = reduce(or_, (bound or 0 for bound in self.upper))
         return self.old.names_of(self.old.full_mask & ~kept)
 
+    def redefines(self, bit: int) -> bool:
+        """Whether a new category is said to be one old category, in other words than that had.
+
+        The declaration is trusted for what verdicts say; for what people allowed it is not enough.
+        """
+        upper, lower = self.upper[bit], self.lower[bit]
+        if upper is None or upper != lower or upper.bit_count() != 1:
+            return False
+        old = self.old.categories[upper.bit_length() - 1]
+        return old.definition != self.new.categories[bit].definition
+
     @cached_property
     def digest(self) -> str:
         """Identity of the mapping, 64 hex digits: a step that carries verdicts depends on it."""
@@ -171,6 +182,34 @@ def earlier_versions(new: Taxonomy, files: Iterable[str] = ()) -> tuple[Taxonomy
         youngest = youngest.after(declared_mapping(youngest.old, old))
         found.append(youngest)
     return tuple(found)
+
+
+def mapping_between(
+    old: Taxonomy, new: Taxonomy, known: Mapping[str, Taxonomy]
+) -> TaxonomyMapping | None:
+    """The mapping from one taxonomy to another, through versions between them.
+
+    Args:
+        old: Where it begins.
+        new: Where it ends.
+        known: Taxonomies at hand, by ``"name version"``.
+
+    Returns:
+        ``None`` where ``new`` does not say, itself or through others, how it supersedes ``old``.
+    """
+    found = identity_mapping(new)
+    seen = {new.digest}
+    while found.old.digest != old.digest:
+        declared = found.old.supersedes
+        earlier = known.get(f"{declared.taxonomy} {declared.version}") if declared else None
+        if earlier is None or earlier.digest in seen:
+            return None
+        seen.add(earlier.digest)
+        try:
+            found = found.after(declared_mapping(found.old, earlier))
+        except TaxonomyError:
+            return None
+    return found
 
 
 def _union(masks: tuple[int | None, ...], bits: int) -> int | None:

@@ -1,0 +1,338 @@
+"""The audit log: who decided what, in an order that nobody can change unseen.
+
+::
+
+    audit/entries/00000001.json   one entry, written once, holding the digest of the one before
+    audit/tip.json                number and digest of a recent entry: where to look for the newest
+    audit/once/<digest>.json      where the entry of something that is recorded once is to be found
+
+An entry is created under its number as an object that must not exist yet, so of writers who race
+for a number exactly one gets it; the others read on and try the next. That write is all there is to
+an append: the tip is a hint that may lag behind, since a crash or a slow writer leaves it so, and
+the newest entry is found from it by doubling steps. An append therefore costs some requests,
+however long the log is.
+
+What must stand in the log once, though writers may die between doing it and recording it, has an
+*identity*. Whoever records it first leaves a note of how long the log was then; the entry, if there
+is one, is behind that. So everybody who comes later finds it by reading from there, and of those
+who find nothing only one gets the next number: the others see theirs taken, and read that too.
+
+What the chain shows: an entry altered, put in, taken out or moved. What it cannot show alone is a
+tail cut off together with the tip, or a log written anew from some entry on: for that the number
+and digest of an earlier verification have to be kept elsewhere (:class:`Anchor`), or the bucket has
+to forbid deletion (an object retention lock).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+from cosalign.domain.errors import CosalignError, DataError
+from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
+from cosalign.domain.validation import StrictModel, validated
+from cosalign.store.storage import GenerationMismatch, Storage
+
+READERS = 32
+"""Entries read at a time."""
+_WINDOW = 4096
+
+
+class AuditEntry(StrictModel):
+    """One decision as it was recorded.
+
+    Attributes:
+        form: Version of this document's form.
+        number: Its place in the log, from 1.
+        previous: SHA-256 of the entry before; ``None`` for the first.
+        nonce: Random, so that a writer knows its own entry again.
+        at: When, ISO 8601 in UTC, by the writer's clock; the order is by number.
+        event: What happened, in CamelCase.
+        subject: What it is about: a config's name, a run's id, a model's digest.
+        by: Who did it; empty where a program did by itself.
+        identity: What stands in the log once; ``None`` where it may stand there again.
+        artifacts: SHA-256 of stored objects that the entry rests on, by their path under the root.
+        details: Anything else, as plain JSON without texts.
+    """
+
+    form: str = "cosalign-audit/1"
+    number: int
+    previous: str | None
+    nonce: str
+    at: str
+    event: str
+    subject: str
+    by: str = ""
+    identity: str | None = None
+    artifacts: dict[str, str] = {}
+    details: dict[str, object] = {}
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """An entry that was verified once, kept where the log's writers cannot reach it."""
+
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, and where."""
+
+    where: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was verified.
+
+    Attributes:
+        entries: Entries read.
+        tip: The newest one and its digest; ``None`` where the log is empty.
+        faults: What is wrong, in the order of the log.
+    """
+
+    entries: int
+    tip: Anchor | None
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Everything that an append says; the log adds number, predecessor and nonce."""
+
+    event: str
+    subject: str
+    by: str
+    identity: str | None
+    artifacts: Mapping[str, str]
+    details: Mapping[str, Json]
+    at: str
+
+
+class AuditLog:
+    """The log of one storage root.
+
+    Args:
+        storage: The storage root, or one of its own where retention is locked.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.folder = "audit"
+        self._known = 0
+
+    def append(
+        self,
+        event: str,
+        subject: str,
+        *,
+        by: str = "",
+        identity: str | None = None,
+        artifacts: Mapping[str, str] | None = None,
+        at: str | None = None,
+        **details: Json,
+    ) -> AuditEntry:
+        """Records a decision; when it returns, the entry is durable and nobody can take its place.
+
+        Args:
+            event: What happened, in CamelCase.
+            subject: What it is about.
+            by: Who did it.
+            identity: Where given, the log holds one entry of this event and identity at most, and
+                a later append gives that one back.
+            artifacts: SHA-256 of stored objects that it rests on, by their path under the root.
+            at: When; now, where ``None``.
+            details: Anything else, as plain JSON; ids and digests, never texts.
+
+        Raises:
+            DataError: An entry that is needed to go on is torn.
+        """
+        moment = at or datetime.now(UTC).isoformat(timespec="milliseconds")
+        note = _Note(event, subject, by, identity, artifacts or {}, details, moment)
+        if identity is None:
+            return self._add(note, self._newest())
+        return self._add_once(note, identity)
+
+    def head(self) -> AuditEntry | None:
+        """The newest entry; ``None`` where the log is empty."""
+        number = self._newest()
+        return self._parsed(number, self._read(number)) if number else None
+
+    def find(self, event: str, identity: str) -> AuditEntry | None:
+        """The entry of something that is recorded once; ``None`` where it is not recorded."""
+        path = self._note_path(event, identity)
+        return None if self.storage.stat(path) is None else self._noted(path, event, identity)[0]
+
+    def entries(self, after: int = 0) -> Iterator[AuditEntry]:
+        """All entries behind a number, oldest first, read many at a time.
+
+        Raises:
+            DataError: One is missing, torn or out of order.
+        """
+        previous = content_sha256(self._read(after)) if after else None
+        for number, data in self._all(after, self._newest()):
+            entry = self._parsed(number, data)
+            if entry.number != number or entry.previous != previous:
+                raise DataError(
+                    f"{self._uri(number)}: does not follow the entry before it; the log was "
+                    "altered, see cosalign audit verify"
+                )
+            previous = content_sha256(data)
+            yield entry
+
+    def _add(self, note: _Note, newest: int) -> AuditEntry:
+        """Adds an entry behind the newest, or behind whatever came first meanwhile."""
+        while True:
+            entry = self._created(note, newest)
+            if entry is not None:
+                return entry
+            newest += 1
+
+    def _created(self, note: _Note, newest: int) -> AuditEntry | None:
+        """The entry, if this writer got the number; ``None`` where another one did."""
+        previous = content_sha256(self._read(newest)) if newest else None
+        entry = AuditEntry(
+            number=newest + 1, previous=previous, nonce=secrets.token_hex(8), at=note.at,
+            event=note.event, subject=note.subject, by=note.by, identity=note.identity,
+            artifacts=dict(note.artifacts), details=dict(note.details),
+        )  # fmt: skip
+        path, data = self._path(entry.number), _bytes(entry)
+        try:
+            self.storage.write_bytes(path, data, if_generation=0)
+        except GenerationMismatch:
+            # A client that did not hear the answer asks again, and then finds its own entry.
+            if self.storage.read_bytes(path) != data:
+                return None
+        self._point(entry.number, content_sha256(data))
+        return entry
+
+    def _add_once(self, note: _Note, identity: str) -> AuditEntry:
+        path = self._note_path(note.event, identity)
+        if self.storage.stat(path) is None:
+            with suppress(GenerationMismatch):
+                self.storage.write_bytes(path, _json({"length": self._newest()}), if_generation=0)
+        found, read = self._noted(path, note.event, identity)
+        while True:
+            entry = found or self._created(note, read)
+            if entry is not None:
+                return entry
+            found, read = self._search(note.event, identity, read)
+
+    def _noted(self, path: str, event: str, identity: str) -> tuple[AuditEntry | None, int]:
+        """The entry that a note leads to, and the number read up to."""
+        try:
+            body = json.loads(self.storage.read_bytes(path))
+            length, number = int(body["length"]), int(body.get("number", 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{self.storage.uri_of(path)}: torn; delete it") from None
+        if number and self._exists(number):
+            entry = self._parsed(number, self._read(number))
+            if (entry.event, entry.identity) == (event, identity):
+                return entry, number
+        found, read = self._search(event, identity, length)
+        if found is not None:
+            # So that whoever asks next reads one entry, and not all since.
+            self._hint(path, {"length": length, "number": found.number}, self._generation(path))
+        return found, read
+
+    def _search(self, event: str, identity: str, after: int) -> tuple[AuditEntry | None, int]:
+        """The entry of an identity behind a number, and the number read up to."""
+        newest = self._newest(after)
+        for number, data in self._all(after, newest):
+            entry = self._parsed(number, data)
+            if (entry.event, entry.identity) == (event, identity):
+                return entry, number
+        return None, newest
+
+    def _note_path(self, event: str, identity: str) -> str:
+        return f"{self.folder}/once/{fingerprint('audit-identity', [event, identity])}.json"
+
+    def _generation(self, path: str) -> int:
+        stat = self.storage.stat(path)
+        return stat.generation if stat else 0
+
+    def _hint(self, path: str, body: Mapping[str, Json], generation: int) -> None:
+        """Writes what only saves requests; it is missed where others were faster, or it is locked."""
+        with suppress(CosalignError):
+            self.storage.write_bytes(path, _json(body), if_generation=generation)
+
+    def _newest(self, known: int = 0) -> int:
+        """The number of the newest entry, looked for from a known one or the tip on."""
+        low = max(known, self._known, self._hinted())
+        if low and not self._exists(low):  # A hint may name what somebody took out.
+            low = 0
+        step = 1
+        while self._exists(low + step):
+            low, step = low + step, step * 2
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._exists(middle) else (low, middle)
+        self._known = low
+        return low
+
+    def _hinted(self) -> int:
+        """The tip's number; 0 where there is none."""
+        if self.storage.stat(self._tip_path) is None:
+            return 0
+        try:
+            return int(json.loads(self.storage.read_bytes(self._tip_path))["number"])
+        except (ValueError, KeyError, TypeError):
+            return 0
+
+    def _point(self, number: int, digest: str) -> None:
+        """Moves the tip, unless it is further already."""
+        # The generation first: a tip that is newer than it makes the write fail, never go back.
+        generation = self._generation(self._tip_path)
+        if not generation or self._hinted() < number:
+            self._hint(self._tip_path, {"number": number, "digest": digest}, generation)
+
+    @property
+    def _tip_path(self) -> str:
+        return f"{self.folder}/tip.json"
+
+    def _all(self, after: int, newest: int) -> Iterator[tuple[int, bytes]]:
+        numbers = iter(range(after + 1, newest + 1))
+        with ThreadPoolExecutor(READERS) as pool:
+            while window := list(islice(numbers, _WINDOW)):
+                yield from zip(window, pool.map(self._read, window), strict=True)
+
+    def _exists(self, number: int) -> bool:
+        return number > 0 and self.storage.stat(self._path(number)) is not None
+
+    def _read(self, number: int) -> bytes:
+        return self.storage.read_bytes(self._path(number))
+
+    def _parsed(self, number: int, data: bytes) -> AuditEntry:
+        source = self._uri(number)
+        try:
+            raw = json.loads(data)
+        except (ValueError, RecursionError):
+            raise DataError(f"{source}: not JSON; it was altered or torn") from None
+        if not isinstance(raw, dict):
+            raise DataError(f"{source}: no entry; it was altered")
+        return validated(AuditEntry, raw, source, DataError)
+
+    def _path(self, number: int) -> str:
+        return f"{self.folder}/entries/{number:08d}.json"
+
+    def _uri(self, number: int) -> str:
+        return self.storage.uri_of(self._path(number))
+
+
+def _json(body: Mapping[str, Json]) -> bytes:
+    return json.dumps(body, sort_keys=True).encode()
+
+
+def _bytes(entry: AuditEntry) -> bytes:
+    plain = entry.model_dump(mode="json")
+    return f"{json.dumps(plain, sort_keys=True, allow_nan=False)}\n".encode()
