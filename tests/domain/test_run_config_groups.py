@@ -28,6 +28,7 @@ def test_the_groups_of_the_run_config() -> None:
         "training",
         "evaluation",
         "gate",
+        "increment",
     ]
 
 
@@ -142,3 +143,35 @@ def test_where_a_model_is_trained_is_no_part_of_what_it_is() -> None:
 def test_a_train_job_that_cannot_be_is_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         _training(**settings)
+
+
+PREVIOUS = f"gs://bucket/root/steps/evaluation/{'a' * 64}/manifest.json"
+NEW = {"previous": PREVIOUS, "configs": ["b" * 64], "model": f"gs://bucket/m@sha256:{'c' * 64}"}
+
+
+def test_an_increment_goes_on_from_the_promoted_model_unless_told_otherwise() -> None:
+    found = config(increment=NEW).increment
+    assert found is not None
+    assert (found.start, found.responses, found.replay_share) == ("promoted", 1, 0.5)
+    assert config(increment={**NEW, "start": "sft", "model": None}).increment is not None
+    assert config().increment is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"previous": "gs://bucket/root/runs/7"}, "name the manifest"),
+        ({"previous": PREVIOUS.replace("evaluation", "scoring")}, "name the manifest"),
+        ({"configs": []}, "configs"),
+        ({"configs": ["b" * 12]}, "64 hex digits"),
+        ({"configs": ["b" * 64, "b" * 64]}, "once"),
+        ({"model": None}, "promoted model with its digest"),
+        ({"model": "gs://bucket/m"}, "promoted model with its digest"),
+        ({"start": "sft"}, "leave model out"),
+        ({"replay_share": 1.0}, "replay_share"),
+        ({"prompts": 0}, "prompts"),
+    ],
+)
+def test_a_wrong_increment_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(increment={**NEW, **change})

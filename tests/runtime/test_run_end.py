@@ -8,8 +8,10 @@ import pytest
 from tests.runtime.task_world import TaskWorld, Tasting
 
 from cosalign.domain.errors import DataError
+from cosalign.runtime.result_notes import note_result
 from cosalign.runtime.run_end import main
 from cosalign.runtime.shared_step import prepared_main
+from cosalign.store.storage import open_storage
 
 
 @pytest.fixture
@@ -48,6 +50,15 @@ def test_a_failed_run_says_what_is_to_be_mended(world: TaskWorld, as_text: bool)
     assert [failure["reason"] for failure in outcome["failures"]] == ["glass <3> is broken"]
     assert "glass &lt;3&gt; is broken" in page(world)
     assert "<pod>" not in page(world)
+
+
+def test_the_end_of_a_run_names_the_record_of_its_results(world: TaskWorld) -> None:
+    storage = open_storage(str(world.root / "out"))
+    assert end(world, {"state": "FAILED"})["record"] is None
+    note_result(storage, world.digest, f"steps/training/{'a' * 64}")
+    assert end(world, {})["record"] == storage.uri_of(f"steps/training/{'a' * 64}/manifest.json")
+    note_result(storage, world.digest, f"steps/evaluation/{'b' * 64}")
+    assert end(world, {})["record"] == storage.uri_of(f"steps/evaluation/{'b' * 64}/manifest.json")
 
 
 def test_a_run_without_a_status_is_reported_as_unknown(world: TaskWorld) -> None:

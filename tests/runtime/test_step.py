@@ -112,7 +112,7 @@ def test_another_identity_has_another_folder(config: RunConfig, storage: Storage
     assert not reused
     assert first.fingerprint != second.fingerprint
     assert brew(step, config) == (first, True)
-    assert len(storage.list("steps/brewing")) == 6
+    assert len(storage.list("steps/brewing")) == 8
 
 
 def test_a_setting_outside_the_identity_changes_nothing(

@@ -18,7 +18,7 @@ def validate(addresses: tuple[str, ...], taxonomy_files: tuple[str, ...]) -> Non
     from cosalign.runtime.safety_config_files import known_taxonomies, read_safety_configs
 
     for found in read_safety_configs(addresses, known_taxonomies(taxonomy_files)):
-        click.echo(f"{found.name}\tregion {found.region}\t{found.kind}\t{found.digest[:12]}")
+        click.echo(f"{found.name}\tregion {found.region}\t{found.kind}\t{found.digest}")
 
 
 @config.command("render")

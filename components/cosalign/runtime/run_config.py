@@ -166,13 +166,21 @@ def _resolved(config: RunConfig) -> RunConfig:
         generator["model"] = _model_address(generator["model"])
         generator["replies"] = _absolute(generator["replies"])
     _resolve_suites(raw["evaluation"])
-    for system in raw["evaluation"]["systems"]:
+    _resolve_systems(raw["evaluation"]["systems"])
+    if raw["increment"]:
+        increment = raw["increment"]
+        increment["previous"] = _absolute(increment["previous"])
+        increment["model"] = _model_address(increment["model"])
+    return validated(RunConfig, raw, "run config", ConfigError)
+
+
+def _resolve_systems(systems: list[Any]) -> None:
+    for system in systems:
         # A plain word names a model of the run's own, or a served one.
         if isinstance(system, dict):
             system["model"] = _model_address(system["model"])
             if system["filter"]:
                 system["filter"]["model"] = _model_address(system["filter"]["model"])
-    return validated(RunConfig, raw, "run config", ConfigError)
 
 
 def _resolve_suites(evaluation: dict[str, Any]) -> None:
@@ -200,6 +208,7 @@ def _judge_mode(value: str) -> str:
 
 def _model_address(value: str | None) -> str | None:
     """A folder's address becomes absolute; a hub id, which is no folder here, stays."""
-    if value and Path(value).expanduser().is_dir():
-        return _absolute(value)
+    address, *pin = (value or "").partition("@sha256:")
+    if address and Path(address).expanduser().is_dir():
+        return f"{_absolute(address)}{''.join(pin)}"
     return value

@@ -21,7 +21,8 @@ from cosalign.runtime.executor import ExecutorIo, parse_executor_input
 from cosalign.runtime.exit_codes import run_and_exit_code
 from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.runtime.permanent_failure import PermanentFailure, permanent_failures
-from cosalign.runtime.run_config import read_run_config
+from cosalign.runtime.result_notes import run_record_uri
+from cosalign.runtime.run_config import read_run_config, run_config_digest
 from cosalign.store.storage import Storage, open_storage
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{run_id}</title>
@@ -39,6 +40,8 @@ class Outcome:
         message: KFP's error message; empty where there is none.
         failures: Tasks that ended with an error that people have to mend.
         finished: When, ISO 8601 in UTC.
+        record: Address of the manifest that leads to all results of the run, which an increment
+            names as ``previous``; ``None`` where the run did not come as far as training.
     """
 
     run_id: str
@@ -46,6 +49,7 @@ class Outcome:
     message: str
     failures: tuple[PermanentFailure, ...]
     finished: str
+    record: str | None = None
 
     def as_page(self) -> str:
         """One HTML page, all values escaped."""
@@ -62,13 +66,16 @@ class Outcome:
         )
 
 
-def outcome_of(storage: Storage, run_id: str, status: dict[str, Any]) -> Outcome:
+def outcome_of(
+    storage: Storage, run_id: str, status: dict[str, Any], config_digest: str
+) -> Outcome:
     """Gathers a run's outcome.
 
     Args:
         storage: The storage root.
         run_id: The run's id, which is a part of its tasks' addresses.
         status: KFP's ``PipelineTaskFinalStatus``.
+        config_digest: SHA-256 of the run config.
     """
     return Outcome(
         run_id=run_id,
@@ -76,6 +83,7 @@ def outcome_of(storage: Storage, run_id: str, status: dict[str, Any]) -> Outcome
         message=str((status.get("error") or {}).get("message", "")),
         failures=tuple(permanent_failures(storage, f"/{run_id}/")),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        record=run_record_uri(storage, config_digest),
     )
 
 
@@ -94,8 +102,10 @@ def _run(argv: Sequence[str]) -> None:
     config = read_run_config(
         io.parameters["run_config_uri"], io.parameters.get("run_config_digest") or None
     )
-    outcome = outcome_of(open_storage(config.storage.root), args.run_id, _status(io))
-    _write(open_storage(config.storage.root), io, outcome)
+    storage = open_storage(config.storage.root)
+    digest = io.parameters.get("run_config_digest") or run_config_digest(config)
+    outcome = outcome_of(storage, args.run_id, _status(io), digest)
+    _write(storage, io, outcome)
     failed = [failure.address for failure in outcome.failures]
     get_logger(__name__).info("run_ended", run=outcome.run_id, state=outcome.state, failed=failed)
 

@@ -3,7 +3,8 @@
 A step is a function from a run config and earlier steps' manifests to tables in storage. Its
 outputs lie in a folder named after the fingerprint of everything they depend on; the manifest is
 written last. So a finished step found again is reused, a killed one starts over cheaply (its paid
-work is in ledgers), and two settings never share a folder.
+work is in ledgers), and two settings never share a folder. Beside the manifest lies what the
+fingerprint was made of (``lineage.py``), so that a result can be followed to all it came from.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from pathlib import Path
 from typing import Protocol
 
 from cosalign.domain.errors import ConfigError, DataError
-from cosalign.domain.fingerprint import Json, fingerprint
+from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
 from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
 from cosalign.runtime.executor import ExecutorIo, parse_executor_input
 from cosalign.runtime.exit_codes import run_and_exit_code
+from cosalign.runtime.lineage import Lineage, settle_lineage
 from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.runtime.permanent_failure import attempt
-from cosalign.runtime.run_config import read_run_config
+from cosalign.runtime.result_notes import note_result
+from cosalign.runtime.run_config import read_run_config, run_config_digest
 from cosalign.runtime.shares import all_shares
 from cosalign.runtime.version import VERSION
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import TableRef
 
+MANIFEST_FILE = "manifest.json"
 REUSED = "cosalign_reused"
 """Metadata key of an output artifact: the step found its result already there."""
 
@@ -61,6 +65,11 @@ class StepManifest(StrictModel):
     models: dict[str, str] = {}
     metrics: dict[str, float | None] = {}
     files: dict[str, str] = {}
+
+    @property
+    def folder(self) -> str:
+        """Where the result lies, below the storage root."""
+        return f"steps/{self.step}/{self.fingerprint}"
 
 
 @dataclass
@@ -150,13 +159,15 @@ def run_step(
     Raises:
         DataError: Its shares paid for something else than what it is now asked for.
     """
-    context, identity = open_step(step, config, inputs, order)
-    storage = context.storage
+    context, lineage = opened_step(step, config, inputs, order)
+    storage, identity = context.storage, lineage.fingerprint
     folder = f"steps/{step.name}/{identity}"
     log = get_logger(__name__).bind(step=step.name, fingerprint=identity[:12])
     _refuse_other_shares(step, identity, order)
     finished = finished_manifest(step, storage, identity)
     if finished is not None:
+        # A result of an earlier release has none yet.
+        settle_lineage(storage, folder, lineage)
         log.info("nothing_to_do", tables=len(finished.tables))
         return finished, True
     log.info("step_started")
@@ -165,7 +176,8 @@ def run_step(
     manifest = StepManifest(
         step=step.name, fingerprint=identity, storage=storage.uri, **vars(draft)
     )
-    storage.write_bytes(f"{folder}/manifest.json", _manifest_bytes(manifest))
+    settle_lineage(storage, folder, lineage)
+    storage.write_bytes(f"{folder}/{MANIFEST_FILE}", _manifest_bytes(manifest))
     log.info("step_finished", **manifest.counts)
     return manifest, False
 
@@ -174,10 +186,18 @@ def open_step(
     step: Step, config: RunConfig, inputs: dict[str, StepManifest], order: Order = Order()
 ) -> tuple[StepContext, str]:
     """A step's context, and the fingerprint of all that its result depends on."""
+    context, lineage = opened_step(step, config, inputs, order)
+    return context, lineage.fingerprint
+
+
+def opened_step(
+    step: Step, config: RunConfig, inputs: dict[str, StepManifest], order: Order = Order()
+) -> tuple[StepContext, Lineage]:
+    """A step's context, and all that its result depends on."""
     storage = open_storage(config.storage.root)
     taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
     context = StepContext(config, storage, taxonomy, inputs, order=order)
-    return context, _fingerprint(step, context)
+    return context, _lineage(step, context)
 
 
 def finished_manifest(step: Step, storage: Storage, identity: str) -> StepManifest | None:
@@ -210,20 +230,18 @@ def parse_manifest(data: bytes, source: str) -> StepManifest:
     return validated(StepManifest, raw, source, DataError)
 
 
-def _fingerprint(step: Step, context: StepContext) -> str:
+def _lineage(step: Step, context: StepContext) -> Lineage:
     inputs: dict[str, Json] = {
         name: [_input_identity(context.inputs[name], item) for item in items]
         for name, items in step.inputs.items()
     }
-    return fingerprint(
-        "step",
-        {
-            "step": step.name,
-            "inputs": inputs,
-            "taxonomy": context.taxonomy.digest,
-            "identity": step.identity(context),
-        },
-    )
+    identity: dict[str, Json] = {
+        "step": step.name,
+        "inputs": inputs,
+        "taxonomy": context.taxonomy.digest,
+        "identity": step.identity(context),
+    }
+    return Lineage(identity, {name: context.inputs[name].folder for name in step.inputs})
 
 
 def _input_identity(manifest: StepManifest, item: str) -> Json:
@@ -243,7 +261,7 @@ def _manifest_bytes(manifest: StepManifest) -> bytes:
 
 def _finished(storage: Storage, folder: str) -> StepManifest | None:
     present = {stat.path: stat.size for stat in storage.list(folder)}
-    path = f"{folder}/manifest.json"
+    path = f"{folder}/{MANIFEST_FILE}"
     if path not in present:
         return None
     manifest = parse_manifest(storage.read_bytes(path), storage.uri_of(path))
@@ -262,6 +280,7 @@ def _run(step: Step, argv: Sequence[str]) -> None:
     config = task_config(step, io)
     with attempt(open_storage(config.storage.root), io):
         manifest, reused = run_step(step, config, task_inputs(step, io), task_order(io))
+        note_result(open_storage(config.storage.root), _config_digest(io, config), manifest.folder)
         shares = all_shares(int(io.parameters.get("shards", 0)))
         io.write_parameter("shares", [str(share) for share in shares])
         _write_outputs(step, io, manifest, reused)
@@ -294,6 +313,10 @@ def task_order(io: ExecutorIo) -> Order:
     """What a task asks for beside."""
     identities = tuple(io.parameters.get("identities") or ())
     return Order(identities, io.parameters.get("model_uri") or None)
+
+
+def _config_digest(io: ExecutorIo, config: RunConfig) -> str:
+    return io.parameters.get("run_config_digest") or run_config_digest(config)
 
 
 def _write_outputs(step: Step, io: ExecutorIo, manifest: StepManifest, reused: bool) -> None:

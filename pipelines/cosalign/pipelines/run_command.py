@@ -24,6 +24,7 @@ from cosalign.pipelines.launchers import SubprocessLauncher
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 from cosalign.pipelines.run_summary import summarise
 from cosalign.runtime.logs import configure_logs
+from cosalign.runtime.result_notes import run_record_uri
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
 from cosalign.store.storage import Storage, open_storage
 
@@ -171,6 +172,7 @@ def _report(order: RunOrder) -> None:
         data_card=_store_page(order, summary.data_card, "data-card.html"),
         training_curves=_store_page(order, summary.training_curves, "training-curves.html"),
         finished=finished,
+        record=run_record_uri(order.storage, digest),
     )
     order.storage.write_bytes(f"{order.folder}/summary.json", summary.as_json())
     click.echo(summary.as_text())

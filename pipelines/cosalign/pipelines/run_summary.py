@@ -57,6 +57,8 @@ class RunSummary:
         data_card: The data card's, likewise.
         training_curves: The training curves', likewise.
         fingerprints: Fingerprints of the steps that ended, by step.
+        record: Address of the manifest that leads to all results of the run; ``None`` where it did
+            not come as far as training.
     """
 
     run_id: str
@@ -70,6 +72,7 @@ class RunSummary:
     data_card: str | None = None
     training_curves: str | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
+    record: str | None = None
 
     def as_json(self) -> bytes:
         """The content of ``summary.json``."""
@@ -92,6 +95,7 @@ class RunSummary:
             "metrics": self.metrics,
             "models": self.models,
             "fingerprints": self.fingerprints,
+            "record": self.record,
             "report": self.report,
             "data_card": self.data_card,
             "training_curves": self.training_curves,

@@ -12,6 +12,7 @@ from typing import Any
 from cosalign.domain.run_config.engine import EngineGroup, ModelsGroup
 from cosalign.domain.run_config.evaluation import EvaluationGroup
 from cosalign.domain.run_config.gate import GateGroup
+from cosalign.domain.run_config.increment import IncrementGroup
 from cosalign.domain.run_config.judging import JudgingGroup, ScoringGroup, SecondJudge
 from cosalign.domain.run_config.pairing import PairingGroup
 from cosalign.domain.run_config.prompts import (
@@ -39,6 +40,7 @@ __all__ = [
     "EvaluationGroup",
     "GateGroup",
     "GeneratorSettings",
+    "IncrementGroup",
     "JudgingGroup",
     "Mode",
     "ModelsGroup",
@@ -93,7 +95,7 @@ class ConfigsGroup(StrictModel):
 
 
 class RunConfig(StrictModel):
-    """A whole run."""
+    """A whole run; a full one where ``increment`` is null."""
 
     storage: StorageGroup = StorageGroup()
     models: ModelsGroup = ModelsGroup()
@@ -107,6 +109,7 @@ class RunConfig(StrictModel):
     training: TrainingGroup = TrainingGroup()
     evaluation: EvaluationGroup = EvaluationGroup()
     gate: GateGroup = GateGroup()
+    increment: IncrementGroup | None = None
 
     def plain(self) -> dict[str, Any]:
         """The config as plain JSON, every default filled in."""
