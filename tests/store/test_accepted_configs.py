@@ -120,6 +120,26 @@ def test_who_decided_against_an_older_set_is_refused(accepted: AcceptedSet) -> N
     assert names(accepted.publish([config("c-d")], "bo", LATE, expected=1)) == ["c-d"]
 
 
+def test_a_statement_outlives_the_config_that_was_admitted_on_it(accepted: AcceptedSet) -> None:
+    accepted.publish([config("a-b", statement="1" * 64), config("c-d")], "ada", EARLY)
+    gone = accepted.publish([], "ada", LATE)
+    assert (gone.last_statement("a-b"), gone.last_statement("c-d")) == ("1" * 64, None)
+    other = accepted.publish([config("c-d")], "ada", LATE)
+    assert other.last_statement("a-b") == "1" * 64
+    back = accepted.publish([config("a-b", statement="2" * 64)], "ada", LATE)
+    assert back.last_statement("a-b") == "2" * 64
+    assert back.withdrawn == {}
+
+
+def test_a_model_that_follows_it_changes_nothing_of_its_acceptance(accepted: AcceptedSet) -> None:
+    accepted.publish([config("a-b")], "ada", EARLY)
+    followed = config("a-b", accepted_at=LATE).model_copy(update={"followed_by": "5" * 64})
+    made = accepted.publish([followed], "ada", LATE)
+    assert (made.number, made.configs[0].accepted_at) == (2, EARLY)
+    assert made.configs[0].followed_by == "5" * 64
+    assert accepted.publish([followed], "ada", LATE).number == 2
+
+
 @pytest.mark.parametrize("harm", ["torn", "empty", "config", "digest", "not in the history"])
 def test_what_is_torn_or_was_altered_is_not_taken_for_accepted(
     accepted: AcceptedSet, harm: str

@@ -18,6 +18,7 @@ from cosalign.store.storage import (
     read_uri,
     write_uri,
 )
+from cosalign.store.storage_clock import storage_time
 
 
 def tree_of(folder: Path) -> dict[str, bytes]:
@@ -63,6 +64,16 @@ def test_stat_tells_size_and_the_generation_that_write_gave(storage: Storage) ->
     assert second != first
     assert (found := storage.stat("a")) is not None
     assert found.generation == second
+
+
+def test_times_are_the_storages_own_and_move_on(storage: Storage) -> None:
+    before = storage_time(storage, "clock")
+    storage.write_bytes("a", b"1")
+    stat = storage.stat("a")
+    assert stat is not None
+    assert [found.updated for found in storage.list("")] == [stat.updated]
+    assert before <= stat.updated <= storage_time(storage, "clock")
+    assert storage.list("clock") == []
 
 
 def test_a_list_is_recursive_sorted_and_bounded_by_folders(storage: Storage) -> None:

@@ -41,6 +41,11 @@ class AcceptedConfig(StrictModel):
             and namespace, ``spec``; ``parse_safety_config`` reads its JSON text.
         accepted_at: When it first stood in the set as it is, ISO 8601 in UTC.
         approvers: Who approved it; empty where its change needed nobody.
+        statement: SHA-256 of the signed statement that it was admitted on; ``None`` where none was
+            needed. A change of it has to name that statement.
+        followed_by: Digest of the promoted model that was measured under it, as it is, and let pass
+            by the gate's rules; ``None`` while none was. Serving that wants a measured model only
+            holds it against the model that it serves.
     """
 
     name: str
@@ -50,15 +55,21 @@ class AcceptedConfig(StrictModel):
     document: dict[str, Any]
     accepted_at: str
     approvers: tuple[str, ...] = ()
+    statement: str | None = None
+    followed_by: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
         """Namespace and name, which no two configs of a set share."""
         return (self.namespace or "", self.name)
 
-    def same_but_time(self, other: AcceptedConfig) -> bool:
-        """Whether two differ at most in when they were accepted."""
-        return self.model_copy(update={"accepted_at": other.accepted_at}) == other
+    def accepted_as(self, other: AcceptedConfig) -> bool:
+        """Whether two differ at most in when they were accepted, and in who follows them."""
+        return self.plain_terms() == other.plain_terms()
+
+    def plain_terms(self) -> dict[str, Any]:
+        """All of it that was accepted, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"accepted_at", "followed_by"})
 
 
 class AcceptedSetContent(StrictModel):
@@ -69,12 +80,15 @@ class AcceptedSetContent(StrictModel):
         digest: Identity of all documents together, 64 hex digits.
         by: Who published it.
         at: When, ISO 8601 in UTC.
+        withdrawn: Of configs that are accepted no longer, by ``NAMESPACE/NAME``, the statement that
+            each was admitted on last: without it, that statement would be good once more.
     """
 
     configs: tuple[AcceptedConfig, ...]
     digest: str
     by: str
     at: str
+    withdrawn: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -93,6 +107,11 @@ class AcceptedConfigs(AcceptedSetContent, Link):
         """The config of a name, if it is accepted."""
         key = (namespace or "", name)
         return next((config for config in self.configs if config.key == key), None)
+
+    def last_statement(self, name: str, namespace: str | None = None) -> str | None:
+        """The statement that a config was admitted on last, be it accepted now or withdrawn."""
+        found = self.find(name, namespace)
+        return found.statement if found else self.withdrawn.get(f"{namespace or ''}/{name}")
 
 
 class AcceptedSet(GuardedHistory[AcceptedConfigs]):
@@ -116,11 +135,7 @@ class AcceptedSet(GuardedHistory[AcceptedConfigs]):
         return self.checked()
 
     def publish(
-        self,
-        configs: Iterable[AcceptedConfig],
-        by: str,
-        at: str,
-        expected: int | None = None,
+        self, configs: Iterable[AcceptedConfig], by: str, at: str, expected: int | None = None
     ) -> AcceptedConfigs:
         """Makes a set the accepted one; nothing is written where it is already.
 
@@ -144,7 +159,10 @@ class AcceptedSet(GuardedHistory[AcceptedConfigs]):
         wanted = _with_earlier_times(_distinct(configs), head)
         if head is not None and wanted == head.configs:
             return head
-        content = AcceptedSetContent(configs=wanted, digest=set_digest(wanted), by=by, at=at)
+        content = AcceptedSetContent(
+            configs=wanted, digest=set_digest(wanted), by=by, at=at,
+            withdrawn=_withdrawn(wanted, head),
+        )  # fmt: skip
         return self.append(lambda link: _entry(content, link), number)
 
 
@@ -153,6 +171,7 @@ def accepted_config(
     document: dict[str, Any],
     accepted_at: str,
     approvers: Iterable[str] = (),
+    statement: str | None = None,
 ) -> AcceptedConfig:
     """A checked config as it is published.
 
@@ -161,6 +180,7 @@ def accepted_config(
         document: What it was read from; of its metadata, name and namespace are kept.
         accepted_at: ISO 8601 in UTC.
         approvers: Who approved it.
+        statement: SHA-256 of the statement that it was admitted on.
     """
     metadata = document["metadata"]
     kept = {key: metadata[key] for key in ("name", "namespace") if metadata.get(key)}
@@ -173,14 +193,13 @@ def accepted_config(
         document={**plain, "metadata": kept, "spec": document["spec"]},
         accepted_at=accepted_at,
         approvers=tuple(approvers),
+        statement=statement,
     )
 
 
 def set_digest(configs: Iterable[AcceptedConfig]) -> str:
-    """Identity of a set of configs: their documents, digests and approvers, not times."""
-    rows: list[Json] = [
-        [*config.key, config.digest, config.document, list(config.approvers)] for config in configs
-    ]
+    """Identity of a set of configs: all that was accepted, and who follows it; not times."""
+    rows: list[Json] = [[config.plain_terms(), config.followed_by] for config in configs]
     return fingerprint("accepted-configs", rows)
 
 
@@ -204,9 +223,21 @@ def _with_earlier_times(
 
     def settled(config: AcceptedConfig) -> AcceptedConfig:
         before = earlier.get(config.key)
-        return before if before is not None and config.same_but_time(before) else config
+        if before is None or not config.accepted_as(before):
+            return config
+        return config.model_copy(update={"accepted_at": before.accepted_at})
 
     return tuple(sorted(map(settled, configs), key=lambda config: config.key))
+
+
+def _withdrawn(configs: Iterable[AcceptedConfig], head: AcceptedConfigs | None) -> dict[str, str]:
+    """What the set before knew of statements, as far as the new set does not say it itself."""
+    if head is None:
+        return {}
+    accepted = {"/".join(config.key) for config in configs}
+    gone = {"/".join(c.key): c.statement for c in head.configs if c.statement is not None}
+    known = {**head.withdrawn, **gone}
+    return {key: known[key] for key in sorted(known) if key not in accepted}
 
 
 def _moved(name: str) -> GenerationMismatch:

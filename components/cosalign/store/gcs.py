@@ -98,7 +98,7 @@ class GcsStorage:
         """Size and generation."""
         with self._explained(path):
             blob = self._client_bucket.get_blob(self._name(path), **self._patience)
-        return ObjectStat(path, blob.size, blob.generation) if blob is not None else None
+        return _stat(path, blob) if blob is not None else None
 
     def list(self, prefix: str) -> list[ObjectStat]:
         """Objects below a folder."""
@@ -110,7 +110,7 @@ class GcsStorage:
                     prefix=f"{folder}/" if folder else None, **self._patience
                 )
             )
-        found = [ObjectStat(b.name[cut:], b.size, b.generation) for b in blobs]
+        found = [_stat(b.name[cut:], b) for b in blobs]
         return sorted(found, key=lambda s: s.path)
 
     def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
@@ -208,6 +208,10 @@ class GcsStorage:
         except (RetryError, TransportError, requests.RequestException, ConnectionError) as problem:
             kind = type(problem).__name__
             raise StorageUnavailable(f"{where}: storage did not answer ({kind}); retry") from None
+
+
+def _stat(path: str, blob: Any) -> ObjectStat:
+    return ObjectStat(path, blob.size, blob.generation, blob.updated.timestamp())
 
 
 class _ExplainedReader(io.BufferedIOBase):

@@ -63,12 +63,13 @@ class LocalStorage:
             return self.local_path(path).read_bytes()
 
     def stat(self, path: str) -> ObjectStat | None:
-        """Size and a generation derived from the content."""
+        """Size, a generation derived from the content, and the file's time."""
         full = self.local_path(path)
         if not full.is_file():
             return None
-        data = self.read_bytes(path)
-        return ObjectStat(path, len(data), _generation(data))
+        with _explained(full), full.open("rb") as file:
+            data, updated = file.read(), os.fstat(file.fileno()).st_mtime
+        return ObjectStat(path, len(data), _generation(data), updated)
 
     def list(self, prefix: str) -> list[ObjectStat]:
         """Objects below a folder. Generations are not computed here: they are 1."""
@@ -79,7 +80,8 @@ class LocalStorage:
         for path, file in kept:
             # Another process may delete it meanwhile; then it is not there, and no error.
             with suppress(FileNotFoundError):
-                found.append(ObjectStat(path, file.stat().st_size, 1))
+                status = file.stat()
+                found.append(ObjectStat(path, status.st_size, 1, status.st_mtime))
         return found
 
     def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:

@@ -28,11 +28,20 @@ class GenerationMismatch(StorageUnavailable):
 
 @dataclass(frozen=True)
 class ObjectStat:
-    """One stored object; ``generation`` changes whenever its content does."""
+    """One stored object.
+
+    Attributes:
+        path: Where it lies.
+        size: Bytes.
+        generation: Changes whenever its content does.
+        updated: When it was written, seconds since 1970 by the storage's own clock; only ever to be
+            held against other such times.
+    """
 
     path: str
     size: int
     generation: int
+    updated: float = 0.0
 
 
 class Storage(Protocol):
