@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from cosalign.domain.run_config import RunConfig
-from cosalign.pipelines.compilation import GRAPHS, compiled_path
+from cosalign.pipelines.compilation import GRAPHS
+from cosalign.retraining.shipped_pipelines import compiled_path
 
 CHARTS = Path(__file__).parent
 CHART = CHARTS / "cosalign"

@@ -15,8 +15,9 @@ from tests.charts.rendering import CHART, ROOT, VALUE_SETS, run_helm
 
 from charts import generate
 from cosalign.domain.run_config import RunConfig
-from cosalign.pipelines.compilation import GRAPHS, compiled_path
+from cosalign.pipelines.compilation import GRAPHS
 from cosalign.pipelines.images import VERSION
+from cosalign.retraining.shipped_pipelines import compiled_path
 
 
 def _check() -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,9 @@ from google.protobuf.json_format import ParseDict
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 from tests.charts.rendering import CHART, Object, Values, of_kind, render, run_helm
 
-from cosalign.pipelines.compilation import GRAPHS, compiled_path
+from cosalign.pipelines.compilation import GRAPHS
 from cosalign.pipelines.images import VERSION
+from cosalign.retraining.shipped_pipelines import compiled_path
 
 COMPONENTS = ("synthesis", "scoring", "pairing", "training", "evaluation")
 

@@ -16,11 +16,11 @@ import pytest
 from tests.e2e.mild_prompts import write_mild_prompts
 
 from cosalign.domain.schemas import RESPONSE_LEDGER, VERDICT_LEDGER
-from cosalign.pipelines.compilation import compiled_path
 from cosalign.pipelines.failures import TaskFailed
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import Launch
 from cosalign.pipelines.local_run import LocalRun, TaskReport
+from cosalign.retraining.shipped_pipelines import compiled_path
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
 from cosalign.runtime.step import StepManifest, parse_manifest, read_manifest
 from cosalign.store.ledger import Ledger

@@ -37,6 +37,7 @@ class FakeKubeflow:
     answers: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    terminated: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     message: str = ""
     url: str = ""
@@ -102,9 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
             "get /experiments": lambda: {"experiments": _filtered(fake.experiments, query)},
             "post /experiments": lambda: _stored(fake.experiments, {**body, "experiment_id": "e1"}),
             "post /runs": lambda: self._started(body),
+            "get /runs": lambda: {"runs": _filtered(fake.runs, query)},
         }
+        if route.startswith("post /runs/") and route.endswith(":terminate"):
+            fake.terminated.append(route.removeprefix("post /runs/").removesuffix(":terminate"))
+            return 200, {}
         if route.startswith("get /runs/"):
-            return 200, self._run(route.rpartition("/")[2])
+            run = self._run(route.rpartition("/")[2])
+            return (404, {"error": "no such run"}) if run is None else (200, run)
         if route not in answers:
             return 404, {"error": f"no route {route}"}
         return 200, answers[route]()
@@ -120,11 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _started(self, body: Body) -> Body:
         runs = self.kubeflow.runs
-        own = {"run_id": f"r{len(runs) + 1}", "created_at": "2026-05-01T12:00:00Z"}
+        own = {"run_id": f"r{len(runs) + 1}", "created_at": f"2026-05-01T12:00:{len(runs):02}Z"}
         return _stored(runs, {**body, **own})
 
-    def _run(self, run_id: str) -> Body:
-        run = next(run for run in self.kubeflow.runs if run["run_id"] == run_id)
+    def _run(self, run_id: str) -> Body | None:
+        run = next((run for run in self.kubeflow.runs if run["run_id"] == run_id), None)
+        if run is None:
+            return None
         state = self.kubeflow.state()
         error = {"error": {"code": 13, "message": self.kubeflow.message}}
         return {**run, "state": state, **(error if self.kubeflow.message else {})}

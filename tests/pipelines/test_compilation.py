@@ -13,13 +13,9 @@ import pytest
 
 from cosalign.domain.errors import UserError
 from cosalign.pipelines.command_line import main
-from cosalign.pipelines.compilation import (
-    GRAPHS,
-    compile_pipeline,
-    compiled_path,
-    shipped_pipeline,
-)
+from cosalign.pipelines.compilation import GRAPHS, compile_pipeline
 from cosalign.pipelines.images import VERSION
+from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path, shipped_pipeline
 
 STEPS = ("synthesis", "scoring", "pairing", "training", "evaluation")
 
@@ -34,6 +30,10 @@ def compiled_in_another_process(hash_seed: str, folder: Path) -> bytes:
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=True
     )
     return done.stdout
+
+
+def test_every_graph_ships_compiled() -> None:
+    assert tuple(GRAPHS) == PIPELINES
 
 
 def test_two_processes_compile_the_same_bytes_as_the_checked_in_file(tmp_path: Path) -> None:

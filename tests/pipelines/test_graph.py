@@ -10,10 +10,11 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from cosalign.pipelines.compilation import GRAPHS, compiled_path, platform_path, shipped_pipeline
+from cosalign.pipelines.compilation import GRAPHS
 from cosalign.pipelines.images import VERSION
 from cosalign.pipelines.ir import Group, Pipeline, Task
 from cosalign.pipelines.ir_parsing import parse_pipeline
+from cosalign.retraining.shipped_pipelines import compiled_path, platform_path, shipped_pipeline
 
 ON_CPU = {"synthesis", "pairing", "run-end"}
 SHARES = {"generation", "judging", "answers", "model-answers"}

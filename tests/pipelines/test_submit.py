@@ -15,8 +15,8 @@ from tests.pipelines.kfp_server import FakeKubeflow, kfp_server
 
 from cosalign.domain.fingerprint import content_sha256
 from cosalign.pipelines.command_line import main
-from cosalign.pipelines.compilation import compiled_path, shipped_pipeline
-from cosalign.pipelines.submission import version_name
+from cosalign.retraining.shipped_pipelines import compiled_path, shipped_pipeline
+from cosalign.retraining.submission import version_name
 from cosalign.store.storage import read_uri
 
 
@@ -97,7 +97,7 @@ def test_a_server_that_is_away_for_a_while_is_asked_again(
     kubeflow: FakeKubeflow, words: list[str]
 ) -> None:
     assert main([*words, "--no-wait"]) == 0
-    from cosalign.pipelines.submission import Kubeflow, follow
+    from cosalign.retraining.submission import Kubeflow, follow
 
     import kfp  # isort: skip
 

@@ -8,6 +8,7 @@ Approvals are no part of it; they are about the digest, and live elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -189,7 +190,13 @@ def parse_safety_config(text: str, source: str, taxonomies: dict[str, Taxonomy])
     Raises:
         SafetyConfigError: A field or risk is unknown or wrong, or the catch-all is allowed.
     """
-    raw = parse_yaml(text, source, SafetyConfigError)
+    return safety_config_of(parse_yaml(text, source, SafetyConfigError), source, taxonomies)
+
+
+def safety_config_of(
+    raw: Mapping[str, Any], source: str, taxonomies: dict[str, Taxonomy]
+) -> SafetyConfig:
+    """A safety config from plain data; see :func:`parse_safety_config`."""
     document = validated(SafetyConfigFile, raw, source, SafetyConfigError)
     spec = document.spec
     taxonomy = taxonomies.get(f"{spec.taxonomy.name} {spec.taxonomy.version}")

@@ -6,74 +6,20 @@ and a review shows what changed in what a cluster will execute. kfp is imported 
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from cosalign.domain.errors import UserError, nearest
+from cosalign.domain.errors import UserError
+from cosalign.retraining.shipped_pipelines import CompiledPipeline, Spec, compiled_path
 
 GRAPHS = {
     "cosalign": ("cosalign.pipelines.graph", "cosalign"),
     "evaluate": ("cosalign.pipelines.graph", "evaluate"),
 }
 """Pipelines by name: module and attribute of the graph."""
-
-Spec = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class CompiledPipeline:
-    """A compiled pipeline as KFP keeps it: what to run, and on what.
-
-    Attributes:
-        pipeline: The IR (``PipelineSpec``).
-        platform: Kubernetes settings by executor (``PlatformSpec``).
-    """
-
-    pipeline: Spec
-    platform: Spec
-
-    def files(self, name: str) -> dict[Path, str]:
-        """The checked-in files and their texts."""
-        return {
-            compiled_path(name): _json_text(self.pipeline),
-            platform_path(name): _json_text(self.platform),
-        }
-
-    def package(self) -> str:
-        """Both as the one file that KFP's client and UI take: a YAML stream of JSON documents."""
-        return f"{_json_text(self.pipeline)}---\n{_json_text(self.platform)}"
-
-
-def compiled_path(name: str) -> Path:
-    """The checked-in IR of a pipeline.
-
-    Raises:
-        UserError: There is no such pipeline.
-    """
-    if name not in GRAPHS:
-        raise UserError(f"no pipeline {name!r}{nearest(name, GRAPHS)}")
-    return Path(str(resources.files("cosalign.pipelines"))) / "compiled" / f"{name}.json"
-
-
-def platform_path(name: str) -> Path:
-    """The checked-in platform settings of a pipeline; raises as :func:`compiled_path`."""
-    return compiled_path(name).with_name(f"{name}-platform.json")
-
-
-def shipped_pipeline(name: str) -> CompiledPipeline:
-    """A pipeline as it was compiled and checked in; needs no kfp.
-
-    Raises:
-        UserError: There is no such pipeline.
-    """
-    files = (compiled_path(name), platform_path(name))
-    return CompiledPipeline(*(json.loads(file.read_text(encoding="utf-8")) for file in files))
 
 
 def compile_pipeline(name: str) -> CompiledPipeline:
@@ -84,10 +30,6 @@ def compile_pipeline(name: str) -> CompiledPipeline:
     """
     compiled_path(name)
     return CompiledPipeline(*_kfp_documents(name))
-
-
-def _json_text(spec: Spec) -> str:
-    return json.dumps(spec, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _kfp_documents(name: str) -> tuple[Spec, Spec]:

@@ -17,12 +17,12 @@ import click
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
-from cosalign.pipelines.compilation import compiled_path
 from cosalign.pipelines.ir import Pipeline
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import SubprocessLauncher
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 from cosalign.pipelines.run_summary import summarise
+from cosalign.retraining.shipped_pipelines import compiled_path
 from cosalign.runtime.logs import configure_logs
 from cosalign.runtime.result_notes import run_record_uri
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest

@@ -10,11 +10,11 @@ import click
 
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.fingerprint import Json
-from cosalign.pipelines.compilation import GRAPHS, compiled_path, shipped_pipeline
 from cosalign.pipelines.ir import ParameterSpec
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.run_parameters import run_parameters
-from cosalign.pipelines.submission import (
+from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path, shipped_pipeline
+from cosalign.retraining.submission import (
     Kubeflow,
     RunRequest,
     RunState,
@@ -29,7 +29,7 @@ _POLL_SECONDS = 10.0
 
 
 @click.command("submit")
-@click.argument("name", type=click.Choice(list(GRAPHS)), default="cosalign")
+@click.argument("name", type=click.Choice(list(PIPELINES)), default="cosalign")
 @click.option("--host", envvar="KF_PIPELINES_ENDPOINT", metavar="URL", help="Kubeflow's API.")
 @click.option("--namespace", metavar="NAME", help="Yours, on a multi-user server.")
 @click.option("--token-env", metavar="VARIABLE", help="Environment variable of a bearer token.")

@@ -19,12 +19,13 @@ from typing import Any
 
 from cosalign.domain.errors import CosalignError, TransientError, UserError
 from cosalign.domain.fingerprint import Json, content_sha256
-from cosalign.pipelines.compilation import CompiledPipeline
-from cosalign.pipelines.images import VERSION
+from cosalign.retraining.shipped_pipelines import CompiledPipeline
+from cosalign.runtime.version import VERSION
 
 ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WELL = {"SUCCEEDED", "SKIPPED"}
 CONFLICT = 409
+NOT_FOUND = 404
 THROTTLED = 429
 SERVERS_FAULT = 500
 
@@ -91,6 +92,24 @@ class Kubeflow:
         self._client = client
         self._namespace = namespace
 
+    def deployed(self, name: str, version: str) -> tuple[str, str]:
+        """Finds a version that was deployed; gives the ids of pipeline and version.
+
+        Raises:
+            UserError: There is none.
+            KubeflowUnavailable: The server does not answer.
+        """
+        with explained(f"look for version {version!r} of pipeline {name!r}"):
+            pipeline = self._pipeline(name)
+            found = self._version(pipeline, version) if pipeline else None
+        if pipeline is None or found is None:
+            raise UserError(
+                f"Kubeflow Pipelines has no version {version!r} of pipeline {name!r}; deploy it "
+                "(the chart does, with pipelines.store=kubernetes), or name none to upload the one "
+                "that ships"
+            )
+        return pipeline, found
+
     def version(self, name: str, compiled: CompiledPipeline) -> tuple[str, str]:
         """Finds or uploads a pipeline's version; gives the ids of pipeline and version.
 
@@ -131,12 +150,32 @@ class Kubeflow:
             run = self._client.runs.run_service_create_run(run=body)
         return str(run.run_id)
 
-    def state(self, run_id: str) -> RunState:
-        """How a run is doing. Raises as :meth:`version`."""
+    def state(self, run_id: str) -> RunState | None:
+        """How a run is doing; ``None`` where there is none. Raises as :meth:`version`."""
         with explained(f"look at run {run_id!r}"):
-            run = self._client.get_run(run_id)
-        message = run.error.message if run.error else ""
-        return RunState(run_id, run.state or "PENDING", message or "")
+            try:
+                run = self._client.get_run(run_id)
+            except Exception as problem:
+                if _status(problem) == NOT_FOUND:
+                    return None
+                raise
+        return _state_of(run)
+
+    def find(self, name: str) -> list[RunState]:
+        """Runs of a name, the one that was made first before the others. Raises as `version`."""
+        with explained(f"look for run {name!r}"):
+            listed = self._client.list_runs(
+                page_size=100, namespace=self._namespace, filter=_named(name)
+            )
+        runs = [run for run in listed.runs or () if run.display_name == name]
+        # By the server's clock; ids part those of one second, the same way for everyone.
+        runs.sort(key=lambda run: (str(run.created_at), str(run.run_id)))
+        return [_state_of(run) for run in runs]
+
+    def cancel(self, run_id: str) -> None:
+        """Ends a run that goes on. Raises as :meth:`version`."""
+        with explained(f"cancel run {run_id!r}"):
+            self._client.terminate_run(run_id)
 
     def _pipeline(self, name: str) -> str | None:
         listed = self._client.list_pipelines(
@@ -178,7 +217,7 @@ class Kubeflow:
 
 
 def follow(
-    read: Callable[[], RunState], on_change: Callable[[RunState], None], seconds: float
+    read: Callable[[], RunState | None], on_change: Callable[[RunState], None], seconds: float
 ) -> RunState:
     """Follows a run to its end; a server that does not answer for a while is asked again.
 
@@ -194,6 +233,8 @@ def follow(
         except KubeflowUnavailable:
             time.sleep(seconds)
             continue
+        if now is None:
+            raise RunFailed("the run is gone: somebody deleted it")
         if now.state != shown:
             on_change(now)
             shown = now.state
@@ -207,6 +248,11 @@ def refuse_failed(run: RunState) -> None:
     if run.state not in WELL:
         said = f": {run.message}" if run.message else ""
         raise RunFailed(f"run {run.run_id} ended as {run.state}{said}")
+
+
+def _state_of(run: Any) -> RunState:
+    message = run.error.message if run.error else ""
+    return RunState(str(run.run_id), run.state or "PENDING", message or "")
 
 
 def _named(name: str) -> str:
