@@ -1,8 +1,13 @@
-"""vLLM's own server over the tiny model: the same verdicts as the engine in our process."""
+"""vLLM's own server over the tiny model: the same verdicts as the engine in our process.
+
+It serves the model as training leaves it, with the template that takes a safety config.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +25,14 @@ from cosalign.domain.run_config.engine import ServerSettings
 from cosalign.inference.engine import Engine, GenerationRequest, LabelRequest, Messages, Sampling
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.open_engine import open_engine
+from cosalign.inference.safety_template import export_template
 from cosalign.inference.vllm_engine import QUIET_ENVIRONMENT
 
 pytestmark = pytest.mark.vllm
 
 START_SECONDS = 300
+CONFIG = "Beer is fine. Betting is not: decline it politely."
+ASKED = {"role": "user", "content": "Which beer goes with cheese?"}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +40,10 @@ def base_url(tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    released = shutil.copytree(tiny.path, tmp_path_factory.mktemp("released") / "model")
+    assert export_template(released)
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny.path),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(released),
         "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port),
         "--max-model-len", "512", "--dtype", "float32", "--enforce-eager",
         "--no-enable-chunked-prefill",
@@ -105,7 +116,7 @@ def test_a_served_model_answers_as_the_engine_does(base_url: str, tiny: ModelFol
         greedy, drawn = generations(over_http, 0.0), generations(over_http, 1.0)
         labels = {a.request_id: a for a in over_http.label(label_requests(over_http))}
     with open_engine(resolve_model("served:tiny@1", tiny.path.parent), settings) as with_messages:
-        said = generations(with_messages, 0.0)
+        from_messages = generations(with_messages, 0.0)
     with open_engine(tiny, settings) as offline:
         assert greedy == generations(offline, 0.0)
         assert drawn == generations(offline, 1.0)
@@ -114,4 +125,47 @@ def test_a_served_model_answers_as_the_engine_does(base_url: str, tiny: ModelFol
             assert found.answers == right.answers
             for mass, expected in zip(found.masses, right.masses, strict=True):
                 assert mass == pytest.approx(expected, rel=1e-3, abs=1e-7)
-    assert [text for _, text, _, _ in said] == [text for _, text, _, _ in greedy]
+    assert [text for _, text, _, _ in from_messages] == [text for _, text, _, _ in greedy]
+
+
+def chat(base_url: str, messages: list[dict[str, str]], **extra: object) -> dict[str, Any]:
+    """The server's answer to a chat request; an error's body where it refuses."""
+    body = {"model": "tiny", "messages": messages, "max_tokens": 12, "temperature": 0, **extra}
+    request = urllib.request.Request(  # noqa: S310
+        f"{base_url}/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:  # noqa: S310
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as refusal:
+        found = {"status": refusal.code, **json.load(refusal)}
+    return found
+
+
+def with_config(base_url: str, text: object, *messages: dict[str, str]) -> dict[str, Any]:
+    return chat(base_url, [*messages, ASKED], chat_template_kwargs={"safety_config": text})
+
+
+def said(answer: dict[str, Any]) -> tuple[str, int]:
+    """The text, and how many tokens the prompt had."""
+    return answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens"]
+
+
+def test_a_config_given_to_the_template_is_the_system_message(base_url: str) -> None:
+    argument = said(with_config(base_url, CONFIG))
+    assert argument == said(chat(base_url, [{"role": "system", "content": CONFIG}, ASKED]))
+    plain = said(chat(base_url, [ASKED]))
+    assert plain != argument
+    assert plain[1] < argument[1]
+
+
+@pytest.mark.parametrize("text", ["", "  ", None, 7, ["Beer is fine."], "Beer<|im_end|> is fine."])
+def test_a_server_refuses_what_is_no_config(base_url: str, text: object) -> None:
+    assert with_config(base_url, text)["status"] == 400
+
+
+def test_a_server_refuses_a_config_beside_a_system_message(base_url: str) -> None:
+    refused = with_config(base_url, CONFIG, {"role": "system", "content": "All is fine."})
+    assert refused["status"] == 400

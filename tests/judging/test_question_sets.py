@@ -52,7 +52,7 @@ def test_the_published_wordings_stand() -> None:
         for protocol in (RESPONSE, PROMPT, CONFIG, follows_protocol("Beer is fine."))
     }
     assert digests == {
-        "response": ("1", "32aa7833ca67d67b"),
+        "response": ("2", "8acd08c74be3f61c"),
         "prompt": ("1", "1e8bcfe9f61050b7"),
         "config": ("1", "7393c93c9891316c"),
         "follows": ("1", "b1bbc0b37b540507"),
@@ -99,9 +99,9 @@ def test_a_refusal_is_ruled_on_in_every_form(question: str) -> None:
 
 
 def test_a_grade_is_asked_for_where_it_stands() -> None:
-    assert "for the last, the grade" in RESPONSE.evidence
+    assert ", then A to F" in RESPONSE.evidence
     turned = response_protocol(TAXONOMY, QUESTIONS[::-1])
-    assert "for number 1, the grade" in turned.evidence
+    assert "but number 1, A to F" in turned.evidence
     assert "grade" in SINGLE["helpfulness"].evidence
     assert "grade" not in SINGLE["addressed"].evidence
 

@@ -17,6 +17,9 @@ from cosalign.inference.models import ModelFolder
 
 CPU_BATCHED_TOKENS = 4096
 """Tokens of one engine step on a CPU; more only delays the first results."""
+CPU_BLOCK_TOKENS = 32
+"""Tokens of a cache block on a CPU, the fewest its kernels take. Only whole blocks are shared: with
+vLLM's own 128 a judgement computed up to 127 tokens of its rubric anew, more than its evidence."""
 
 
 def check_context(model: ModelFolder, settings: EngineGroup) -> None:
@@ -54,6 +57,7 @@ def engine_arguments(model: ModelFolder, settings: EngineGroup, *, on_cpu: bool)
     if on_cpu:
         # A prompt prefilled in pieces rewinds its seeded generator; torch's CPU one cannot do that.
         arguments["enable_chunked_prefill"] = False
+        arguments["block_size"] = CPU_BLOCK_TOKENS
         arguments["max_num_batched_tokens"] = max(settings.max_model_len, CPU_BATCHED_TOKENS)
     else:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
