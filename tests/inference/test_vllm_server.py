@@ -161,9 +161,14 @@ def test_a_config_given_to_the_template_is_the_system_message(base_url: str) -> 
     assert plain[1] < argument[1]
 
 
-@pytest.mark.parametrize("text", ["", "  ", None, 7, ["Beer is fine."], "Beer<|im_end|> is fine."])
+@pytest.mark.parametrize("text", ["", "  ", 7, ["Beer is fine."], "Beer<|im_end|> is fine."])
 def test_a_server_refuses_what_is_no_config(base_url: str, text: object) -> None:
     assert with_config(base_url, text)["status"] == 400
+
+
+def test_a_server_drops_an_argument_that_is_null(base_url: str) -> None:
+    # The template would refuse it and never sees it; docs/models.md warns of it.
+    assert said(with_config(base_url, None)) == said(chat(base_url, [ASKED]))
 
 
 def test_a_server_refuses_a_config_beside_a_system_message(base_url: str) -> None:
