@@ -132,10 +132,9 @@ def _parsed(blob: bytes) -> SshSignature:
     reader = _Reader(blob[len(MAGIC) :])
     if reader.number() != 1:
         raise SignatureRefused("it is of a version that is not known; sign with OpenSSH 8.1 or on")
-    key, namespace = reader.string(), reader.text()
-    reader.string()  # reserved
+    key, namespace, reserved = reader.string(), reader.text(), reader.string()
     hash_name, signature = reader.text(), _Reader(reader.string())
-    if not reader.at_end or hash_name not in _HASHES:
+    if reserved or not reader.at_end or hash_name not in _HASHES:
         raise SignatureRefused("it is torn, or uses a hash that is not known; sign again")
     algorithm, value = signature.text(), signature.string()
     return SshSignature(key, namespace, hash_name, algorithm, value, signature.rest())

@@ -19,8 +19,8 @@ who find nothing only one gets the next number: the others see theirs taken, and
 
 What the chain shows: an entry altered, put in, taken out or moved. What it cannot show alone is a
 tail cut off together with the tip, or a log written anew from some entry on: for that the number
-and digest of an earlier verification have to be kept elsewhere (:class:`Anchor`), or the bucket has
-to forbid deletion (an object retention lock).
+and digest of an earlier verification have to be kept elsewhere, or the bucket has to forbid
+deletion (a retention lock). ``audit_verification`` looks for all of it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from itertools import islice
 from cosalign.domain.errors import CosalignError, DataError
 from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
 from cosalign.domain.validation import StrictModel, validated
-from cosalign.store.storage import GenerationMismatch, Storage
+from cosalign.store.storage import GenerationMismatch, Storage, inside
 
+FOLDER = "audit"
+TIP = f"{FOLDER}/tip.json"
 READERS = 32
 """Entries read at a time."""
 _WINDOW = 4096
@@ -75,37 +77,6 @@ class AuditEntry(StrictModel):
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """An entry that was verified once, kept where the log's writers cannot reach it."""
-
-    number: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong, and where."""
-
-    where: str
-    says: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was verified.
-
-    Attributes:
-        entries: Entries read.
-        tip: The newest one and its digest; ``None`` where the log is empty.
-        faults: What is wrong, in the order of the log.
-    """
-
-    entries: int
-    tip: Anchor | None
-    faults: tuple[Fault, ...]
-
-
-@dataclass(frozen=True)
 class _Note:
     """Everything that an append says; the log adds number, predecessor and nonce."""
 
@@ -127,7 +98,6 @@ class AuditLog:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.folder = "audit"
         self._known = 0
 
     def append(
@@ -149,13 +119,17 @@ class AuditLog:
             by: Who did it.
             identity: Where given, the log holds one entry of this event and identity at most, and
                 a later append gives that one back.
-            artifacts: SHA-256 of stored objects that it rests on, by their path under the root.
+            artifacts: SHA-256 of stored objects that it rests on, by their path under the root; one
+                that is rewritten is held against the newest entry that names it.
             at: When; now, where ``None``.
             details: Anything else, as plain JSON; ids and digests, never texts.
 
         Raises:
-            DataError: An entry that is needed to go on is torn.
+            DataError: The log was cut, or an entry that is needed to go on is torn.
+            StorageError: An artifact's path leaves the root.
         """
+        for path in artifacts or ():
+            inside(path, self.storage.uri)
         moment = at or datetime.now(UTC).isoformat(timespec="milliseconds")
         note = _Note(event, subject, by, identity, artifacts or {}, details, moment)
         if identity is None:
@@ -165,7 +139,7 @@ class AuditLog:
     def head(self) -> AuditEntry | None:
         """The newest entry; ``None`` where the log is empty."""
         number = self._newest()
-        return self._parsed(number, self._read(number)) if number else None
+        return parse_entry(self._read(number), self._uri(number)) if number else None
 
     def find(self, event: str, identity: str) -> AuditEntry | None:
         """The entry of something that is recorded once; ``None`` where it is not recorded."""
@@ -180,7 +154,7 @@ class AuditLog:
         """
         previous = content_sha256(self._read(after)) if after else None
         for number, data in self._all(after, self._newest()):
-            entry = self._parsed(number, data)
+            entry = parse_entry(data, self._uri(number))
             if entry.number != number or entry.previous != previous:
                 raise DataError(
                     f"{self._uri(number)}: does not follow the entry before it; the log was "
@@ -235,7 +209,7 @@ class AuditLog:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{self.storage.uri_of(path)}: torn; delete it") from None
         if number and self._exists(number):
-            entry = self._parsed(number, self._read(number))
+            entry = parse_entry(self._read(number), self._uri(number))
             if (entry.event, entry.identity) == (event, identity):
                 return entry, number
         found, read = self._search(event, identity, length)
@@ -248,28 +222,31 @@ class AuditLog:
         """The entry of an identity behind a number, and the number read up to."""
         newest = self._newest(after)
         for number, data in self._all(after, newest):
-            entry = self._parsed(number, data)
+            entry = parse_entry(data, self._uri(number))
             if (entry.event, entry.identity) == (event, identity):
                 return entry, number
         return None, newest
 
     def _note_path(self, event: str, identity: str) -> str:
-        return f"{self.folder}/once/{fingerprint('audit-identity', [event, identity])}.json"
+        return f"{FOLDER}/once/{fingerprint('audit-identity', [event, identity])}.json"
 
     def _generation(self, path: str) -> int:
         stat = self.storage.stat(path)
         return stat.generation if stat else 0
 
     def _hint(self, path: str, body: Mapping[str, Json], generation: int) -> None:
-        """Writes what only saves requests; it is missed where others were faster, or it is locked."""
+        """Writes what only saves requests; missed where others were faster, or it is locked."""
         with suppress(CosalignError):
             self.storage.write_bytes(path, _json(body), if_generation=generation)
 
     def _newest(self, known: int = 0) -> int:
         """The number of the newest entry, looked for from a known one or the tip on."""
         low = max(known, self._known, self._hinted())
-        if low and not self._exists(low):  # A hint may name what somebody took out.
-            low = 0
+        if low and not self._exists(low):
+            raise DataError(
+                f"{self._uri(low)}: is gone, and was written; the log was cut. Nothing is added to "
+                "it: see cosalign audit verify, and restore it from the bucket's versions"
+            )
         step = 1
         while self._exists(low + step):
             low, step = low + step, step * 2
@@ -282,27 +259,23 @@ class AuditLog:
 
     def _hinted(self) -> int:
         """The tip's number; 0 where there is none."""
-        if self.storage.stat(self._tip_path) is None:
+        if self.storage.stat(TIP) is None:
             return 0
         try:
-            return int(json.loads(self.storage.read_bytes(self._tip_path))["number"])
+            return int(json.loads(self.storage.read_bytes(TIP))["number"])
         except (ValueError, KeyError, TypeError):
             return 0
 
     def _point(self, number: int, digest: str) -> None:
         """Moves the tip, unless it is further already."""
         # The generation first: a tip that is newer than it makes the write fail, never go back.
-        generation = self._generation(self._tip_path)
+        generation = self._generation(TIP)
         if not generation or self._hinted() < number:
-            self._hint(self._tip_path, {"number": number, "digest": digest}, generation)
-
-    @property
-    def _tip_path(self) -> str:
-        return f"{self.folder}/tip.json"
+            self._hint(TIP, {"number": number, "digest": digest}, generation)
 
     def _all(self, after: int, newest: int) -> Iterator[tuple[int, bytes]]:
         numbers = iter(range(after + 1, newest + 1))
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(min(READERS, max(1, newest - after))) as pool:
             while window := list(islice(numbers, _WINDOW)):
                 yield from zip(window, pool.map(self._read, window), strict=True)
 
@@ -312,21 +285,31 @@ class AuditLog:
     def _read(self, number: int) -> bytes:
         return self.storage.read_bytes(self._path(number))
 
-    def _parsed(self, number: int, data: bytes) -> AuditEntry:
-        source = self._uri(number)
-        try:
-            raw = json.loads(data)
-        except (ValueError, RecursionError):
-            raise DataError(f"{source}: not JSON; it was altered or torn") from None
-        if not isinstance(raw, dict):
-            raise DataError(f"{source}: no entry; it was altered")
-        return validated(AuditEntry, raw, source, DataError)
-
     def _path(self, number: int) -> str:
-        return f"{self.folder}/entries/{number:08d}.json"
+        return entry_path(number)
 
     def _uri(self, number: int) -> str:
         return self.storage.uri_of(self._path(number))
+
+
+def entry_path(number: int) -> str:
+    """Where an entry lies under the root."""
+    return f"{FOLDER}/entries/{number:08d}.json"
+
+
+def parse_entry(data: bytes, source: str) -> AuditEntry:
+    """An entry from its bytes.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        raise DataError(f"{source}: not JSON; it was altered or torn") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{source}: no entry; it was altered")
+    return validated(AuditEntry, raw, source, DataError)
 
 
 def _json(body: Mapping[str, Json]) -> bytes:
