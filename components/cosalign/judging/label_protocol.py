@@ -30,6 +30,7 @@ __all__ = [
     "Evidence",
     "LabelProtocol",
     "QuestionSettings",
+    "config_change_protocol",
     "config_protocol",
     "follows_protocol",
     "prompt_protocol",
@@ -147,7 +148,10 @@ def prompt_protocol(taxonomy: Taxonomy, order: Sequence[str] | None = None) -> L
 def taxonomy_protocol(
     name: str, taxonomy: Taxonomy, order: Sequence[str] | None = None
 ) -> LabelProtocol:
-    """The protocol ``response``, ``prompt`` or ``config``; see :func:`response_protocol`."""
+    """The protocol ``response``, ``prompt``, ``config`` or ``config_change``, by name.
+
+    See :func:`response_protocol`.
+    """
     criteria = read_criteria(name)
     questions = {question.id: question for question in criteria.questions_on(taxonomy)}
     if order is None:
@@ -176,6 +180,14 @@ def single_protocol(name: str, taxonomy: Taxonomy, question: str) -> LabelProtoc
 def config_protocol(taxonomy: Taxonomy) -> LabelProtocol:
     """Which categories a policy permits; the policy stands where a prompt stands elsewhere."""
     return taxonomy_protocol("config", taxonomy)
+
+
+def config_change_protocol(taxonomy: Taxonomy) -> LabelProtocol:
+    """In which categories a new policy permits more than an old one.
+
+    The old policy stands where a prompt stands elsewhere, the new one where a response does.
+    """
+    return taxonomy_protocol("config_change", taxonomy)
 
 
 def follows_protocol(policy: str) -> LabelProtocol:

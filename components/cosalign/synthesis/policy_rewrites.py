@@ -18,15 +18,14 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cosalign.domain.run_config import RewriteSettings, ScoringGroup, SynthesisGroup
+from cosalign.domain.run_config import RewriteSettings, SynthesisGroup
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.inference.engine import Sampling
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.generation import Wanted, generate_responses
 from cosalign.inference.models import ModelFolder
 from cosalign.judging.judge import Judge
-from cosalign.judging.label_protocol import Evidence, config_protocol
-from cosalign.judging.verdict import risk_labels
+from cosalign.judging.policy_reading import read_policies
 from cosalign.store.storage import Storage
 from cosalign.synthesis.policy_briefs import brief
 from cosalign.synthesis.renderings import Slot
@@ -125,15 +124,14 @@ def _agreeing(
     writer: PolicyWriter, drafts: dict[Slot, str], counts: Counter[str]
 ) -> dict[Slot, str]:
     """The drafts that permit, read back, exactly what their set allows."""
-    protocol = config_protocol(writer.taxonomy)
-    done = writer.judge.judge(
-        protocol, [Evidence(text) for text in drafts.values()], "read_policies_back"
-    )
-    # Thresholds of scoring are fitted to responses and say nothing about policies.
-    labels = risk_labels(done.rows, protocol, ScoringGroup(min_label_mass=writer.min_label_mass))
+    done = read_policies(
+        writer.judge, writer.taxonomy, list(drafts.values()), writer.min_label_mass,
+        "read_policies_back",
+    )  # fmt: skip
     counts["draft_checks_made"] += done.made
     kept = {}
-    read = zip(drafts.items(), labels.risk_mask.tolist(), labels.known_mask.tolist(), strict=True)
+    masks = done.labels.risk_mask.tolist(), done.labels.known_mask.tolist()
+    read = zip(drafts.items(), *masks, strict=True)
     for (slot, text), permitted, known in read:
         if known != writer.taxonomy.full_mask:
             counts["drafts_unknown"] += 1
