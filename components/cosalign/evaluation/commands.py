@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from cosalign.evaluation.promotion import Author, ModelRef, StoredGate
+    from cosalign.evaluation.promotion import Author
+    from cosalign.store.gate_file import ModelRef, StoredGate
     from cosalign.store.model_pointer import Entry
     from cosalign.store.storage import Storage
 
@@ -147,8 +148,9 @@ def _candidate(storage: Storage, named: str) -> tuple[ModelRef, list[StoredGate]
 
     from cosalign.domain.errors import UserError
     from cosalign.evaluation.finished_evaluations import find_evaluation, storage_of
-    from cosalign.evaluation.promotion import gates_of, read_gate
+    from cosalign.evaluation.promotion import gates_of
     from cosalign.inference.model_manifest import MANIFEST_FILE
+    from cosalign.store.gate_file import read_gate
 
     if named.endswith(MANIFEST_FILE):
         model = _manifest_model(named)
@@ -163,8 +165,8 @@ def _candidate(storage: Storage, named: str) -> tuple[ModelRef, list[StoredGate]
 
 
 def _manifest_model(address: str) -> ModelRef:
-    from cosalign.evaluation.promotion import ModelRef
     from cosalign.inference.model_manifest import read_model_manifest
+    from cosalign.store.gate_file import ModelRef
     from cosalign.store.storage import open_storage
 
     folder = open_storage(address.rpartition("/")[0] or ".")

@@ -16,16 +16,11 @@ from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
 from cosalign.domain.run_config.gate import CURRENT
 from cosalign.evaluation.gate import decide
-from cosalign.evaluation.promotion import (
-    GATE_FILE,
-    GateFile,
-    ModelRef,
-    promote_by_itself,
-    read_gate,
-)
+from cosalign.evaluation.promotion import promote_by_itself
 from cosalign.evaluation.scorecard import Scorecard
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.runtime.step import ManifestDraft, StepContext
+from cosalign.store.gate_file import GATE_FILE, GateFile, ModelRef, read_gate
 from cosalign.store.model_pointer import Entry, ModelPointer, rival_of
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,13 @@ import click
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
+from cosalign.pipelines.given_parameters import given_parameters
 from cosalign.pipelines.ir import Pipeline
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import SubprocessLauncher
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 from cosalign.pipelines.run_summary import summarise
-from cosalign.retraining.shipped_pipelines import compiled_path
+from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path
 from cosalign.runtime.logs import configure_logs
 from cosalign.runtime.result_notes import run_record_uri
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
@@ -40,6 +42,7 @@ class RunOrder:
     pipeline: Pipeline
     storage: Storage
     shards: int = 0
+    given: Mapping[str, Json] = field(default_factory=dict)
     reports: list[TaskReport] = field(default_factory=list)
 
     @property
@@ -64,10 +67,19 @@ class RunOrder:
 )
 @click.option(
     "--pipeline",
-    "pipeline_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Compiled pipeline (JSON); the one that ships with cosalign by default.",
+    "pipeline_name",
+    default="cosalign",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A pipeline that ships with cosalign, or a compiled one (JSON).",
+)
+@click.option(
+    "--parameter",
+    "-p",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter of the pipeline: text, or JSON; may be repeated.",
 )
 @click.option("--run-id", metavar="ID", help="The run's name; from the time by default.")
 @click.option(
@@ -79,16 +91,19 @@ class RunOrder:
 def run_command(
     profile: str,
     overrides: tuple[str, ...],
-    pipeline_file: Path | None,
+    pipeline_name: str,
+    parameters: tuple[str, ...],
     run_id: str | None,
     shards: int,
 ) -> None:
     """Run the compiled pipeline on this machine."""
     configure_logs()
     config = load_run_config(profile, overrides)
-    pipeline = _read_pipeline(pipeline_file or compiled_path("cosalign"))
+    shipped = pipeline_name in PIPELINES
+    pipeline = _read_pipeline(compiled_path(pipeline_name) if shipped else Path(pipeline_name))
+    given = given_parameters(pipeline, parameters)
     name = _new_run_id() if run_id is None else _checked_run_id(run_id)
-    order = RunOrder(name, config, pipeline, open_storage(config.storage.root), shards)
+    order = RunOrder(name, config, pipeline, open_storage(config.storage.root), shards, given)
     try:
         _execute(order)
     finally:
@@ -123,8 +138,9 @@ def _execute(order: RunOrder) -> None:
     parameters: dict[str, Json] = {
         "run_config_uri": uri,
         "run_config_digest": run_config_digest(order.config),
+        **order.given,
     }
-    if "shards" in order.pipeline.parameters:
+    if "shards" not in parameters and "shards" in order.pipeline.parameters:
         parameters["shards"] = order.shards
     click.echo(f"run {order.run_id}: config {uri}", err=True)
     with SubprocessLauncher() as launcher:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.fingerprint import Json
-from cosalign.pipelines.ir import ParameterSpec
+from cosalign.pipelines.given_parameters import given_pairs, given_parameters
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.run_parameters import run_parameters
 from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path, shipped_pipeline
@@ -60,17 +59,17 @@ def submit_command(**given: Any) -> None:
         )
     digest = run_config_digest(config)
     storage, path = open_storage(config.storage.root), f"configs/{digest}.yaml"
+    pipeline = parse_pipeline(compiled_path(given["name"]).read_bytes(), given["name"])
     own: dict[str, Json] = {
         "run_config_uri": storage.uri_of(path),
         "run_config_digest": digest,
-        **_parameters(given["name"], given["parameters"]),
+        **given_parameters(pipeline, given["parameters"]),
     }
-    pipeline = parse_pipeline(compiled_path(given["name"]).read_bytes(), given["name"])
     request = RunRequest(
         name=given["run_name"] or f"{given['name']}-{digest[:12]}",
         experiment=given["experiment"],
         parameters=_sent(own, run_parameters(pipeline, own)),
-        labels={"cosalign.dev/config": digest, **_pairs("--label", given["labels"])},
+        labels={"cosalign.dev/config": digest, **given_pairs("--label", given["labels"])},
         pipeline_root=given["pipeline_root"],
         service_account=given["service_account"],
     )
@@ -105,31 +104,3 @@ def _server(host: str | None, namespace: str | None, token_env: str | None) -> K
         raise UserError(f"--token-env {token_env}: there is no such environment variable")
     with explained(f"reach Kubeflow Pipelines at {host}"):
         return Kubeflow(kfp.Client(host=host, existing_token=token), namespace)
-
-
-def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
-    split = [text.partition("=") for text in given]
-    wrong = [text for text, (name, equals, _) in zip(given, split, strict=True)
-             if not (name and equals)]  # fmt: skip
-    if wrong:
-        raise UserError(f"{option} {wrong[0]!r}: write NAME=VALUE")
-    return {name: value for name, _, value in split}
-
-
-def _parameters(pipeline: str, given: tuple[str, ...]) -> dict[str, Json]:
-    """Parameters with the types that the pipeline wants; what is no text is given as JSON."""
-    types = parse_pipeline(compiled_path(pipeline).read_bytes(), pipeline).parameters
-    return {
-        name: _value(name, text, types.get(name))
-        for name, text in _pairs("--parameter", given).items()
-    }
-
-
-def _value(name: str, text: str, spec: ParameterSpec | None) -> Json:
-    if spec is None or spec.type == "STRING":
-        return text
-    try:
-        value: Json = json.loads(text)
-    except ValueError:
-        raise UserError(f"--parameter {name}={text}: {spec.type} wants JSON") from None
-    return value

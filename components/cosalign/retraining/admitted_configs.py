@@ -1,0 +1,150 @@
+"""From what regions want to what is accepted: every config judged, the next accepted set made.
+
+A version that is refused changes nothing: what was accepted before stays, as long as it is in
+force. A config that is wanted no more, or has run out, leaves the set at once, with nobody's
+approval: to stop using a policy can wait for no one, and to use it again takes an approval anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cosalign.domain.config_change import PolicyReader
+from cosalign.domain.safety_config import SafetyConfig, safety_config_of
+from cosalign.retraining.admission import Accepted, Admission, Reason, admit
+from cosalign.retraining.approvers import Approvers
+from cosalign.retraining.desired_configs import DesiredConfig, DesiredConfigs, Key, Taxonomies
+from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, accepted_config
+
+INVALID = "Invalid"
+"""The reason of a config that cannot be read."""
+
+WAITING = frozenset({str(Reason.NOT_YET_EFFECTIVE)})
+"""Reasons for which a config is not accepted and nobody has to do anything."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one wanted config.
+
+    Attributes:
+        desired: The config.
+        accepted: Whether it stands in the accepted set as it is wanted.
+        reason: Why, in one word.
+        message: The same for people.
+        admission: What was weighed; ``None`` where it could not be read.
+    """
+
+    desired: DesiredConfig
+    accepted: bool
+    reason: str
+    message: str
+    admission: Admission | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether somebody has to do something before it can be accepted."""
+        return not self.accepted and self.reason not in WAITING
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What configs are judged by.
+
+    Attributes:
+        approvers: Who may propose and approve.
+        taxonomies: Known taxonomies by ``"name version"``.
+        reader: Who reads policies in prose; without one all their changes count as loosening.
+    """
+
+    approvers: Approvers
+    taxonomies: Taxonomies
+    reader: PolicyReader | None = None
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """All verdicts, and the accepted set that follows from them."""
+
+    verdicts: tuple[Verdict, ...]
+    accepted: tuple[AcceptedConfig, ...]
+
+
+def admit_all(
+    desired: DesiredConfigs,
+    current: AcceptedConfigs | None,
+    rules: Rules,
+    moment: datetime,
+) -> Admitted:
+    """Judges every wanted config against what is accepted.
+
+    Args:
+        desired: What regions want.
+        current: What is accepted now.
+        rules: What is judged by.
+        moment: Now.
+    """
+    before = {config.key: config for config in current.configs} if current else {}
+    verdicts: list[Verdict] = []
+    after: dict[Key, AcceptedConfig] = {} if desired.complete else _in_force(before, rules, moment)
+    for wanted in desired.configs:
+        old = before.get(wanted.key)
+        statement = current.last_statement(wanted.name, wanted.namespace) if current else None
+        verdict = _verdict(wanted, _accepted(old, statement, rules), rules, moment)
+        kept = _next(verdict, old, rules, moment)
+        after.pop(wanted.key, None)
+        if kept is not None:
+            after[wanted.key] = kept
+        verdicts.append(verdict)
+    return Admitted(tuple(verdicts), tuple(after[key] for key in sorted(after)))
+
+
+def parsed(config: AcceptedConfig, taxonomies: Taxonomies) -> SafetyConfig:
+    """An accepted config, checked again."""
+    return safety_config_of(config.document, f"accepted config {config.name}", taxonomies)
+
+
+def _accepted(old: AcceptedConfig | None, statement: str | None, rules: Rules) -> Accepted:
+    return Accepted(parsed(old, rules.taxonomies) if old else None, statement)
+
+
+def _verdict(wanted: DesiredConfig, accepted: Accepted, rules: Rules, moment: datetime) -> Verdict:
+    if wanted.config is None:
+        return Verdict(wanted, False, INVALID, wanted.problem)
+    found = admit(
+        wanted.config, accepted, wanted.approvals, rules.approvers, moment, rules.reader,
+        taxonomies=rules.taxonomies,
+    )  # fmt: skip
+    return Verdict(wanted, found.accepted, str(found.reason), found.message, found)
+
+
+def _next(
+    verdict: Verdict, old: AcceptedConfig | None, rules: Rules, moment: datetime
+) -> AcceptedConfig | None:
+    """What is accepted of a config after its verdict."""
+    wanted, admission = verdict.desired, verdict.admission
+    if not verdict.accepted or admission is None or wanted.config is None:
+        return old if old is not None and parsed(old, rules.taxonomies).in_force(moment) else None
+    unchanged = old is not None and admission.reason == Reason.UNCHANGED
+    return accepted_config(
+        wanted.config, plain_document(wanted.document), moment.isoformat(timespec="seconds"),
+        old.approvers if unchanged and old else admission.approvers, admission.statement,
+    )  # fmt: skip
+
+
+def plain_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without what a server adds, so that the same config is the same set."""
+    return {key: document[key] for key in ("apiVersion", "kind", "metadata", "spec")}
+
+
+def _in_force(
+    before: Mapping[Key, AcceptedConfig], rules: Rules, moment: datetime
+) -> dict[Key, AcceptedConfig]:
+    return {
+        key: config
+        for key, config in before.items()
+        if parsed(config, rules.taxonomies).in_force(moment)
+    }

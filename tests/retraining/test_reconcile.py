@@ -1,0 +1,385 @@
+"""From what regions want to one run at a time, and to a model that follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.retraining.reconcile_world import (
+    NO_WAIT,
+    World,
+    digest_of,
+    document,
+    promote,
+    with_policy,
+)
+
+from cosalign.domain.errors import ConfigError
+from cosalign.retraining.lane_step import RetryRules
+from cosalign.retraining.reconcile import Settings
+from cosalign.retraining.settling import SettleRules
+from cosalign.retraining.submitters import SubmittedRun
+from cosalign.store.accepted_configs import AcceptedSet
+from cosalign.store.model_pointer import Choice, ModelPointer
+
+BANK = document("eu-bank", "financial_crime_theft")
+SCHOOL = document("no-school")
+GAME = document("jp-game", "violence")
+FAIR = document("at-fair", "illegal_drugs_substance_abuse")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(str(tmp_path))
+
+
+def current(world: World) -> str:
+    entry = ModelPointer(world.storage, "main").current()
+    assert entry is not None
+    return entry.digest
+
+
+def followed(world: World) -> dict[str, bool]:
+    accepted = AcceptedSet(world.storage).current()
+    assert accepted is not None
+    return {config.name: config.followed_by == current(world) for config in accepted.configs}
+
+
+def test_the_first_configs_are_accepted_and_trained_on_in_one_full_run(world: World) -> None:
+    world.wants(BANK, SCHOOL, GAME)
+    world.ticks()
+    assert world.started == ["full"]
+    assert followed(world) == {"eu-bank": True, "jp-game": True, "no-school": True}
+
+
+def test_where_nothing_is_wanted_nothing_is_started(world: World) -> None:
+    world.ticks(2)
+    assert world.started == []
+
+
+def test_what_is_accepted_is_published_before_anything_is_trained(world: World) -> None:
+    world.submitter.carry_out = None
+    world.wants(BANK)
+    tick = world.reconciler().tick()
+    accepted = AcceptedSet(world.storage).current()
+    assert accepted is not None
+    assert [config.name for config in accepted.configs] == ["eu-bank"]
+    assert tick.train is not None
+    assert tick.train.phase == "submitted"
+
+
+def test_while_a_run_goes_on_no_other_is_started(world: World) -> None:
+    world.submitter.carry_out = None
+    world.wants(BANK)
+    world.ticks(3)
+    world.wants(BANK, SCHOOL)
+    world.ticks(3)
+    assert world.started == ["full"]
+
+
+def test_a_config_that_the_model_follows_already_costs_an_evaluation_and_no_training(
+    world: World,
+) -> None:
+    world.wants(BANK)
+    world.ticks()
+    before = current(world)
+    world.wants(BANK, SCHOOL)
+    world.ticks()
+    assert world.started == ["full", "evaluate"]
+    assert current(world) == before
+    assert followed(world) == {"eu-bank": True, "no-school": True}
+
+
+def test_only_the_new_config_is_measured(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    world.wants(BANK, SCHOOL)
+    world.ticks()
+    order = world.worker.orders[-1]
+    folder = world.storage.list("reconcile/main/sets")
+    assert order.pipeline == "evaluate"
+    assert digest_of(str(order.parameters["model_uri"])) == current(world)
+    sets: dict[str, list[str]] = {}
+    for stat in folder:
+        sets.setdefault(stat.path.rpartition("/")[0], []).append(stat.path.rpartition("/")[2])
+    assert sorted(map(sorted, sets.values())) == [["eu-bank.yaml"], ["no-school.yaml"]]
+
+
+def test_a_config_that_it_does_not_follow_is_trained_on_in_an_increment(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: name == "eu-bank" or model != first
+    world.wants(BANK, GAME)
+    world.ticks()
+    assert world.started == ["full", "evaluate", "increment"]
+    assert current(world) != first
+    assert followed(world) == {"eu-bank": True, "jp-game": True}
+
+
+def test_configs_of_one_pull_request_are_dealt_with_together(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: name == "eu-bank" or model != first
+    world.wants(BANK, GAME, FAIR)
+    world.ticks()
+    assert world.started == ["full", "evaluate", "increment"]
+
+
+def test_nothing_is_started_before_the_configs_have_settled(world: World) -> None:
+    world.settings = replace(world.settings, settle=SettleRules(3600.0, 86400.0))
+    world.wants(BANK)
+    tick = world.reconciler().tick()
+    assert 0 < tick.settle_left <= 3600
+    world.ticks(2)
+    assert world.started == []
+    world.settings = replace(world.settings, settle=NO_WAIT)
+    world.ticks(2)
+    assert world.started == ["full"]
+
+
+def test_a_config_that_only_wants_measuring_is_never_trained_on(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda _, name: name == "eu-bank"
+    world.wants(BANK, document("jp-game", "violence", training="evaluateOnly"))
+    world.ticks()
+    assert world.started == ["full", "evaluate"]
+    assert current(world) == first
+    assert followed(world) == {"eu-bank": True, "jp-game": False}
+
+
+def test_a_config_that_only_wants_measuring_does_not_stand_in_the_way_of_others(
+    world: World,
+) -> None:
+    only = document("jp-game", "violence", training="evaluateOnly")
+    world.worker.follows = lambda _, name: name != "jp-game"
+    world.wants(BANK, only)
+    world.ticks()
+    assert world.started == ["full", "evaluate"]
+    assert followed(world) == {"eu-bank": True, "jp-game": False}
+
+
+def test_a_new_config_is_measured_while_a_training_goes_on(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: name != "jp-game" or model != first
+    world.submitter.carry_out = lambda order: (
+        world.worker(order) if order.pipeline == "evaluate" else SubmittedRun("", "running")
+    )
+    world.wants(BANK, GAME)
+    world.ticks(4)
+    assert world.started == ["full", "evaluate", "increment"]
+    world.wants(BANK, GAME, SCHOOL)
+    world.ticks(4)
+    assert world.started == ["full", "evaluate", "increment", "evaluate"]
+    assert followed(world) == {"eu-bank": True, "jp-game": False, "no-school": True}
+
+
+def test_a_removed_config_is_out_of_use_at_once_and_starts_nothing(world: World) -> None:
+    world.wants(BANK, SCHOOL)
+    world.ticks()
+    world.wants(BANK)
+    world.ticks(2)
+    assert followed(world) == {"eu-bank": True}
+    assert world.started == ["full"]
+
+
+def test_an_expired_config_is_out_of_use_at_once(world: World) -> None:
+    world.wants(BANK, document("no-school", expires="2026-01-01"))
+    world.ticks()
+    assert followed(world) == {"eu-bank": True}
+
+
+def test_a_config_is_not_used_before_its_time(world: World) -> None:
+    world.wants(BANK, document("no-school", effectiveFrom="2999-01-01"))
+    tick = world.reconciler().tick()
+    assert [(v.desired.name, v.reason, v.refused) for v in tick.verdicts if not v.accepted] == [
+        ("no-school", "NotYetEffective", False)
+    ]
+    assert [config.name for config in tick.accepted.configs] == ["eu-bank"]
+
+
+def test_a_wrong_config_is_refused_and_stops_nobody_else(world: World) -> None:
+    world.wants(BANK, document("no-school", "no_such_risk"), document("at-fair", "other_harms"))
+    world.ticks()
+    tick = world.reconciler().tick()
+    refused = {v.desired.name: v.message for v in tick.verdicts if v.refused}
+    assert set(refused) == {"no-school", "at-fair"}
+    assert "is no risk" in refused["no-school"]
+    assert "can never be allowed" in refused["at-fair"]
+    assert followed(world) == {"eu-bank": True}
+
+
+def test_a_config_that_turns_wrong_stays_as_it_was_accepted(world: World) -> None:
+    world.wants(BANK, SCHOOL)
+    world.ticks()
+    world.wants(BANK, document("no-school", "no_such_risk"))
+    world.ticks(2)
+    assert followed(world) == {"eu-bank": True, "no-school": True}
+
+
+def test_a_change_of_dates_or_owner_changes_nothing_of_the_model(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    world.wants(document("eu-bank", "financial_crime_theft", owner="Ada", expires="2999-01-01"))
+    world.ticks()
+    assert world.started == ["full"]
+    assert followed(world) == {"eu-bank": True}
+
+
+def test_another_acceptance_test_is_measured_anew(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    item = {"prompt": "What is a mortgage?", "expect": "answer"}
+    world.wants(document("eu-bank", "financial_crime_theft", acceptance=[item]))
+    world.ticks()
+    assert world.started == ["full", "evaluate"]
+
+
+def test_a_model_whose_gate_failed_is_not_trained_again_until_something_changes(
+    world: World,
+) -> None:
+    world.worker.follows = lambda *_: False
+    world.wants(BANK)
+    world.ticks()
+    assert world.started == ["full"]
+    tick = world.reconciler().tick()
+    assert tick.train is not None
+    assert tick.train.outcome is not None
+    assert tick.train.outcome.passed is False
+    world.overrides = ("training.seed=7",)
+    world.ticks(3)
+    assert world.started == ["full", "full"]
+    world.wants(BANK, SCHOOL)
+    world.ticks(3)
+    assert world.started == ["full", "full", "full"]
+
+
+def test_a_set_that_failed_before_is_known_when_it_comes_back(world: World) -> None:
+    world.worker.follows = lambda _, name: name != "jp-game"
+    world.wants(BANK, GAME)
+    world.ticks(3)
+    world.wants(BANK, GAME, SCHOOL)
+    world.ticks(3)
+    world.wants(BANK, GAME)
+    world.ticks(3)
+    assert world.started == ["full", "full"]
+
+
+def test_a_run_that_failed_is_tried_again_so_often_and_no_more(world: World) -> None:
+    world.worker.ends = [SubmittedRun("", "failed", "a node went away")] * 5
+    world.wants(BANK)
+    world.ticks(8)
+    assert world.started == ["full"] * 3
+    assert len(set(world.names)) == 3
+
+
+def test_a_run_that_failed_is_not_tried_again_at_once(world: World) -> None:
+    world.settings = Settings(settle=NO_WAIT, retry=RetryRules(3, 3600.0, 3600.0))
+    world.worker.ends = [SubmittedRun("", "failed", "a node went away")] * 5
+    world.wants(BANK)
+    world.ticks(5)
+    assert world.started == ["full"]
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [SubmittedRun("", "failed", "exit code 2", wrong=True), SubmittedRun("", "cancelled")],
+)
+def test_what_people_have_to_mend_or_ended_is_not_tried_again(
+    world: World, ended: SubmittedRun
+) -> None:
+    world.worker.ends = [ended] * 5
+    world.wants(BANK)
+    world.ticks(5)
+    assert world.started == ["full"]
+    world.wants(BANK, SCHOOL)
+    world.ticks(2)
+    assert world.started == ["full"] * 2
+
+
+def test_a_run_that_its_server_forgot_is_started_again(world: World) -> None:
+    world.submitter.carry_out = None
+    world.wants(BANK)
+    world.ticks(2)
+    world.submitter.statuses.clear()
+    world.submitter.carry_out = world.worker
+    world.submitter.runs.clear()
+    world.ticks(3)
+    assert world.started == ["full"]
+    assert followed(world) == {"eu-bank": True}
+
+
+def test_after_a_rollback_the_model_is_known_again_from_when_it_was_made(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: name != "jp-game" or model != first
+    world.wants(BANK, GAME)
+    world.ticks()
+    second = current(world)
+    pointer = ModelPointer(world.storage, "main")
+    history = pointer.history()
+    back = Choice(action="rollback", uri=history[0].uri, digest=first, by="ada", at="now", target=1)
+    pointer.record(back, len(history))
+    world.ticks(3)
+    # It was measured to follow the one and not the other; the training that followed is known too.
+    assert world.started == ["full", "evaluate", "increment"]
+    assert current(world) == first != second
+    assert followed(world) == {"eu-bank": True, "jp-game": False}
+
+
+def test_a_model_that_somebody_promoted_by_hand_is_measured_first(world: World) -> None:
+    promote(world.storage, "main", "by:hand")
+    world.wants(BANK)
+    world.ticks()
+    assert world.started == ["evaluate"]
+    assert followed(world) == {"eu-bank": True}
+
+
+def test_where_no_run_can_be_extended_a_full_one_is_made(world: World) -> None:
+    promote(world.storage, "main", "by:hand")
+    world.worker.follows = lambda model, _: model != digest_of("by:hand")
+    world.wants(BANK)
+    world.ticks()
+    assert world.started == ["evaluate", "full"]
+
+
+def test_after_so_many_increments_comes_a_full_run(world: World) -> None:
+    world.settings = with_policy(max_increments=1, max_added_share=1.0)
+    wanted = [BANK]
+    world.wants(*wanted)
+    world.ticks()
+    for more in (GAME, FAIR):
+        before = current(world)
+        name = more["metadata"]["name"]
+        world.worker.follows = _learns(name, before)
+        wanted.append(more)
+        world.wants(*wanted)
+        world.ticks()
+    assert world.started == ["full", "evaluate", "increment", "evaluate", "full"]
+
+
+def _learns(new: str, before: str) -> Callable[[str, str], bool]:
+    """Every model but the one before follows the new config."""
+    return lambda model, name: name != new or model != before
+
+
+def test_another_base_model_means_a_full_run(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    world.overrides = ("models.base=acme/other",)
+    world.ticks()
+    assert world.started == ["full", "full"]
+
+
+def test_a_run_config_without_a_gate_is_refused(world: World) -> None:
+    world.overrides = ("evaluation.systems=[ica]",)
+    with pytest.raises(ConfigError, match=r"evaluation\.systems does not hold gate\.candidate"):
+        world.reconciler()
