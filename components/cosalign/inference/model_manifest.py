@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from cosalign.domain.errors import DataError, ModelError
 from cosalign.domain.fingerprint import content_sha256
+from cosalign.domain.run_config.engine import SERVED_SCHEME
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
 from cosalign.inference.model_digest import MODEL_FILES, digests_of
+from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.safety_template import TEMPLATE_FILE, TOKENIZER_CONFIG, counted_sha256
-from cosalign.store.storage import Storage
+from cosalign.store.storage import Storage, open_storage
 
 MANIFEST_FILE = "model-manifest.json"
 _SHOWN = 8
@@ -217,6 +221,40 @@ def verify_model(storage: Storage, manifest: ModelManifest) -> None:
             f"{storage.uri}: {'; '.join(problems[:_SHOWN])}{more}. This is not the model that was "
             "released; fetch it again, or train it again"
         )
+
+
+def released_tokenizer(address: str, digest: str, cache: Path) -> ModelFolder | None:
+    """The tokenizer of a released model, without its weights, as the model's digest vouches for it.
+
+    The digest is computed from the hashes in the manifest, and the tokenizer that was fetched is
+    held against those: so nothing has to be believed but the digest.
+
+    Args:
+        address: Where the model lies.
+        digest: The model's digest.
+        cache: Where files are kept that were fetched.
+
+    Returns:
+        Its folder, which holds the tokenizer; ``None`` where the model has no manifest.
+
+    Raises:
+        ModelError: The manifest or a file does not fit the digest.
+    """
+    storage = open_storage(address)
+    if storage.stat(MANIFEST_FILE) is None:
+        return None
+    manifest = read_model_manifest(storage)
+    hashes = {name: entry.sha256 for name, entry in manifest.files.items()}
+    model, tokenizer = _digests(storage, hashes)
+    if model != digest:
+        raise ModelError(
+            f"{storage.uri}: its manifest is of model {model}, and not of {digest}; promote what "
+            "lies there"
+        )
+    found = resolve_model(f"{SERVED_SCHEME}{digest}?tokenizer={address}", cache)
+    if found.tokenizer_digest != tokenizer:
+        raise ModelError(f"{storage.uri}: a file of its tokenizer was altered; fetch it again")
+    return replace(found, digest=digest)
 
 
 def _digests(storage: Storage, hashes: dict[str, str]) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from cosalign.domain.errors import ModelError, TransientError
 from cosalign.domain.fingerprint import Json, fingerprint
@@ -228,7 +229,7 @@ def _fetch(name: str, cache: Path, wanted: tuple[str, ...] = HUB_PATTERNS) -> Pa
         return _fetch_storage(name, cache, wanted)
     if name.startswith(PACKAGE_SCHEME):
         return _find_packaged(name)
-    local = Path(name.removeprefix("file://")).expanduser()
+    local = Path(unquote(name[7:]) if name.startswith("file://") else name).expanduser()
     if local.is_dir():
         return local.resolve()
     if local.exists():

@@ -92,6 +92,10 @@ COMMANDS = {
         "cosalign.evaluation.commands:models_command",
         "List what was promoted, when and by whom.",
     ),
+    "gateway": LazyCommand(
+        "cosalign.serving.commands:gateway",
+        "Serve a model under the safety config of whoever asks.",
+    ),
     "benchmark": LazyCommand(
         "cosalign.evaluation.benchmark_commands:benchmark",
         "Build evaluation sets from held-out prompts.",

@@ -1,0 +1,224 @@
+"""Asking a model server: which one, for how long, and what its failures mean to the caller.
+
+A request that could not be handed over, or that a server sends back at once because it no longer
+serves the model, is given to another server; nothing was generated, so nothing is paid twice. Once
+an answer has begun it is that server's to finish.
+
+aiohttp rather than httpx: with 200 streams at a time over one connection pool httpx took several
+times the CPU a request and a piece (docs/design/serving.md), and a gateway is little else. An
+upstream's own messages may quote the prompt, so none is passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+
+from cosalign.serving.chat_request import ChatRequest
+from cosalign.serving.config_sources import ServableConfig
+from cosalign.serving.promoted_model import AnsweringModel, ModelFollower
+from cosalign.serving.prompts import Prompt
+from cosalign.serving.refusals import Refusal
+from cosalign.serving.settings import UpstreamsGroup
+from cosalign.serving.tenants import Limits
+from cosalign.serving.upstreams import Endpoint, UpstreamPool
+
+ATTEMPTS = 4
+"""Servers that are asked before a request is given up."""
+RETRY_SECONDS = 5.0
+_ELSEWHERE = frozenset({404, 429, 502, 503})
+_REJECTED = frozenset({400, 413, 422})
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """An answer that has begun.
+
+    Attributes:
+        model: Who gives it.
+        prompt: What it was asked with.
+        response: The upstream's response; its status is 200.
+        sent: When it was asked, of the steady clock.
+    """
+
+    model: AnsweringModel
+    prompt: Prompt
+    response: aiohttp.ClientResponse
+    sent: float
+
+
+class ModelRequests:
+    """Sends requests to whichever server has the promoted model.
+
+    Args:
+        follower: Says which model that is.
+        pool: Knows the servers.
+        settings: Time-outs.
+        http: The connections.
+    """
+
+    def __init__(
+        self,
+        follower: ModelFollower,
+        pool: UpstreamPool,
+        settings: UpstreamsGroup,
+        http: aiohttp.ClientSession,
+    ) -> None:
+        self._follower = follower
+        self._pool = pool
+        self._http = http
+        self._timeout = aiohttp.ClientTimeout(
+            total=settings.total_seconds,
+            sock_connect=settings.connect_seconds,
+            sock_read=settings.idle_seconds,
+        )
+
+    def active(self) -> AnsweringModel | None:
+        """The model that new requests go to; ``None`` where no server has one."""
+        found = self._route([])
+        return found[0] if found else None
+
+    @asynccontextmanager
+    async def answer(
+        self, request: ChatRequest, config: ServableConfig, limits: Limits
+    ) -> AsyncIterator[ModelAnswer]:
+        """Asks the model, and gives its answer once that has begun.
+
+        Args:
+            request: What the caller wants.
+            config: The config that applies.
+            limits: The tenant's.
+
+        Raises:
+            Refusal: The prompt is too long, no server could take it, or one refuses it.
+        """
+        tried: list[Endpoint] = []
+        while True:
+            model, endpoint = self._next(tried)
+            prompt = await model.prompts.prompt(config.text, request.conversation)
+            check_length(prompt, limits, endpoint.models.get(model.served_name))
+            body = upstream_body(model.served_name, prompt, request, limits)
+            endpoint.in_flight += 1
+            sent = time.perf_counter()
+            try:
+                response = await self._sent(endpoint, prompt.path, body)
+                if response is not None:
+                    try:
+                        yield ModelAnswer(model, prompt, response, sent)
+                        return
+                    finally:
+                        # Closed unless read to its end: a server notices, and stops generating.
+                        response.release() if response.content.at_eof() else response.close()
+            finally:
+                endpoint.in_flight -= 1
+            tried.append(endpoint)
+
+    def _next(self, tried: list[Endpoint]) -> tuple[AnsweringModel, Endpoint]:
+        found = self._route(tried) if len(tried) < ATTEMPTS else None
+        if found is not None:
+            return found
+        code, what = ("overloaded", "are busy") if tried else ("model_unavailable", "are not there")
+        raise Refusal(
+            code, f"the model's servers {what}; try again in a moment", retry_after=RETRY_SECONDS
+        )
+
+    def _route(self, tried: list[Endpoint]) -> tuple[AnsweringModel, Endpoint] | None:
+        for model in self._follower.candidates:
+            endpoint = self._pool.choose(model.served_name, tried)
+            if endpoint is not None:
+                return model, endpoint
+        return None
+
+    async def _sent(
+        self, endpoint: Endpoint, path: str, body: bytes
+    ) -> aiohttp.ClientResponse | None:
+        """The response; ``None`` where another server should be asked."""
+        try:
+            response = await self._http.post(
+                endpoint.url + path,
+                data=body,
+                headers={"content-type": "application/json", **self._pool.headers},
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
+            self._pool.suspect(endpoint)
+            return None
+        except aiohttp.ServerDisconnectedError:
+            # It closed a connection that we held open, or died; its probe tells which.
+            return None
+        except TimeoutError:
+            raise _timed_out() from None
+        except aiohttp.ClientError:
+            raise _broken() from None
+        if response.status == HTTPStatus.OK:
+            return response
+        response.close()
+        if response.status == HTTPStatus.NOT_FOUND:
+            self._pool.suspect(endpoint)
+        if response.status in _ELSEWHERE:
+            return None
+        raise _refused(response.status)
+
+
+def check_length(prompt: Prompt, limits: Limits, context: int | None) -> None:
+    """Refuses a prompt that is too long.
+
+    The bound that callers meet is the tenant's, a number that says nothing of the config. Whether
+    the config leaves room for that much is checked with each prompt, so that no request finds out
+    by trying how long it is.
+
+    Raises:
+        Refusal: It is longer than the tenant may ask, or the config leaves no room.
+    """
+    room = limits.prompt_tokens + limits.completion_tokens + prompt.config_tokens
+    if context is not None and prompt.tokens is not None and room > context:
+        raise Refusal(
+            "config_unservable",
+            "this tenant's limits and its safety config do not fit this model together",
+        )
+    if prompt.shown_tokens is not None and prompt.shown_tokens > limits.prompt_tokens:
+        raise Refusal(
+            "prompt_too_long",
+            f"the messages have {prompt.shown_tokens} tokens; {limits.prompt_tokens} are taken",
+            "messages",
+        )
+
+
+def upstream_body(model: str, prompt: Prompt, request: ChatRequest, limits: Limits) -> bytes:
+    """The request to the upstream; every field of it is written here."""
+    fields: dict[str, Any] = {
+        "model": model,
+        **prompt.fields,
+        "max_tokens": request.longest_answer(limits.completion_tokens),
+        **request.sampling(),
+    }
+    if request.stream:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _timed_out() -> Refusal:
+    return Refusal("upstream_timeout", "the model server did not answer in time; try again")
+
+
+def _broken() -> Refusal:
+    return Refusal("upstream_error", "the model server broke off; try again")
+
+
+def _refused(status: int) -> Refusal:
+    if status in _REJECTED:
+        return Refusal("upstream_rejected", "the model server does not take these parameters")
+    return Refusal("upstream_error", f"the model server answers {status}")
+
+
+def failure(problem: Exception) -> Refusal:
+    """What a failure in the middle of an answer means to the caller."""
+    return _timed_out() if isinstance(problem, TimeoutError) else _broken()
