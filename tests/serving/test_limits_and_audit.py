@@ -1,0 +1,201 @@
+"""How much is taken, and what is left behind of a request: counts and digests, no texts."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.serving.world import POLICIES, World, eventually
+
+from cosalign.domain.safety_config import parse_safety_config
+from cosalign.runtime.safety_config_files import known_taxonomies
+from cosalign.serving.rate_limits import RateLimits, request_burst
+from cosalign.serving.refusals import Refusal
+from cosalign.serving.tenants import Limits, TenantEntry
+
+
+def tenant(**limits: int) -> TenantEntry:
+    return TenantEntry(name="t", regions=("ie",), limits=Limits(**limits))
+
+
+def taken(limits: RateLimits, who: TenantEntry) -> str:
+    try:
+        with limits.request(who):
+            return "ok"
+    except Refusal as refusal:
+        return refusal.code if refusal.retry_after else "no time to wait is said"
+
+
+@given(
+    per_minute=st.integers(1, 2000),
+    pauses=st.lists(st.floats(0, 30), min_size=1, max_size=200),
+)
+def test_no_more_requests_pass_than_rate_and_burst_allow(
+    per_minute: int, pauses: list[float]
+) -> None:
+    now = 0.0
+    limits, who = RateLimits(lambda: now), tenant(requests_per_minute=per_minute)
+    passed = 0
+    for pause in pauses:
+        now += pause
+        passed += taken(limits, who) == "ok"
+    assert passed <= request_burst(who.limits) + per_minute * now / 60 + 1e-6
+    assert passed >= 1
+
+
+def test_tokens_are_taken_afterwards_and_come_back() -> None:
+    now = 0.0
+    limits, who = RateLimits(lambda: now), tenant(tokens_per_minute=600)
+    assert taken(limits, who) == "ok"
+    limits.spend(who, 900)
+    assert taken(limits, who) == "rate_limit_exceeded"
+    now = 31.0
+    assert taken(limits, who) == "ok"
+
+
+def test_requests_at_once_are_counted_and_tenants_apart() -> None:
+    limits, one = RateLimits(lambda: 0.0), tenant(at_once=1)
+    other = TenantEntry(name="other", regions=("ie",))
+    with limits.request(one):
+        assert taken(limits, one) == "too_many_requests_at_once"
+        assert taken(limits, other) == "ok"
+    assert taken(limits, one) == "ok"
+
+
+def test_limits_reach_the_caller_as_429(installation: World) -> None:
+    installation.tenant("pub", ["ie"], limits={"requests_per_minute": 10})
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.ask("pub").status_code == 200
+        answer = found.ask("pub")
+        assert found.code(answer) == (429, "rate_limit_exceeded")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert found.ask("school").status_code == 200
+
+
+def test_a_long_prompt_is_refused_at_a_length_that_tells_nothing(installation: World) -> None:
+    """Two tenants with configs of different length are refused at the same prompt."""
+    installation.config("school-no", "no", POLICIES["no"] * 20)
+    for name, region in (("pub", "ie"), ("school", "no")):
+        installation.tenant(name, [region], limits={"prompt_tokens": 60})
+    with installation.gateway() as found:
+        eventually(found.ready)
+        longest = {}
+        for name in ("pub", "school"):
+            accepted = [n for n in range(1, 80) if found.ask(name, "a " * n).status_code == 200]
+            longest[name] = max(accepted)
+            refused = found.ask(name, "a " * 80)
+            assert found.code(refused) == (400, "prompt_too_long")
+        assert longest["pub"] == longest["school"]
+
+
+def test_a_config_that_leaves_no_room_is_not_served_at_all(installation: World) -> None:
+    installation.tenant("pub", ["ie"], limits={"prompt_tokens": 8000, "completion_tokens": 180})
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.code(found.ask("pub", "x")) == (503, "config_unservable")
+        assert not installation.upstream.asked
+
+
+def rows(installation: World) -> list[dict[str, Any]]:
+    files = sorted(installation.storage.rglob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_each_request_leaves_one_row_of_digests_and_no_text(installation: World) -> None:
+    with installation.gateway() as found:
+        eventually(found.ready)
+        answers = [found.ask("pub", "Tell me a secret of barrels.") for _ in range(3)]
+        answers.append(found.ask("school", "Tell me a secret of barrels.", stream=True))
+        refused = found.ask("pub", messages=[{"role": "system", "content": "secret of barrels"}])
+        stranger = httpx.post(f"{found.url}/v1/chat/completions", json={})
+    stored = {row["request"]: row for row in rows(installation)}
+    assert len(stored) == 6
+    config = parse_safety_config(
+        (installation.configs / "pub-ie.yaml").read_text(), "x", known_taxonomies()
+    )
+    row = stored[answers[0].headers["x-request-id"]]
+    assert (row["tenant"], row["region"], row["code"]) == ("pub", "ie", "ok")
+    assert row["config"] == config.digest
+    assert row["model"] == installation.model.digest
+    assert row["credential"] == installation.keys["pub"].id
+    assert row["answer_tokens"] == 4
+    assert row["prompt_tokens"] == len(installation.upstream.asked[0]["prompt"])
+    assert stored[answers[3].headers["x-request-id"]]["stream"] is True
+    assert stored[refused.headers["x-request-id"]]["code"] == "role_not_allowed"
+    assert stored[stranger.headers["x-request-id"]]["tenant"] is None
+    everything = "".join(f.read_text() for f in installation.storage.rglob("*.jsonl"))
+    assert "barrels" not in everything
+    assert "beer" not in everything
+    assert installation.keys["pub"].key not in everything
+
+
+def test_storage_that_takes_no_rows_holds_no_request_up(installation: World) -> None:
+    """Rows wait; where they are required and too many wait, requests are refused."""
+    blocked = installation.storage / "audit"
+    installation.storage.mkdir()
+    blocked.write_text("a file where the folder should be")
+    installation.settings["audit"] = {"required": True, "held_rows": 3}
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert [found.ask("pub").status_code for _ in range(3)] == [200, 200, 200]
+        assert found.code(found.ask("pub")) == (503, "audit_unavailable")
+        blocked.unlink()
+        eventually(lambda: found.ask("pub").status_code == 200)
+    assert sum(row["code"] == "ok" for row in rows(installation)) >= 3
+
+
+def test_metrics_count_by_tenant_config_and_code(installation: World) -> None:
+    with installation.gateway() as found:
+        eventually(found.ready)
+        found.ask("pub")
+        found.ask("pub", messages=[{"role": "system", "content": "x"}])
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: found.ask("school", stream=True), range(8)))
+        text = httpx.get(f"{found.admin}/metrics").text
+        config = httpx.get(f"{found.admin}/healthz")
+    assert config.status_code == 200
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    counted = {name: float(value) for name, value in lines.items()}
+    requests = "cosalign_gateway_requests_total"
+    by_code = {name: n for name, n in counted.items() if name.startswith(requests)}
+    assert sum(n for name, n in by_code.items() if 'tenant="school"' in name) == 8
+    assert any('code="role_not_allowed"' in name for name in by_code)
+    assert counted["cosalign_gateway_added_seconds_count"] == 9
+    assert counted[f'cosalign_gateway_model{{digest="{installation.model.digest[:12]}"}}'] == 1
+    tokens = sum(n for name, n in counted.items() if 'kind="answer"' in name and "_total" in name)
+    assert tokens == 4 + 8 * 4
+
+
+@pytest.mark.parametrize("state", ["tenants", "configs", "model"])
+def test_readiness_says_what_is_missing(installation: World, state: str) -> None:
+    if state == "tenants":
+        (installation.folder / "tenants.yaml").write_text("tenants: 1")
+    if state == "configs":
+        installation.settings["configs"] = {"addresses": ["gs:///none"], "kind": "files"}
+    if state == "model":
+        installation.upstream.models.clear()
+    with installation.gateway() as found:
+        answer = httpx.get(f"{found.admin}/readyz")
+        assert answer.status_code == 503
+        assert state in answer.text
+        assert httpx.get(f"{found.admin}/healthz").status_code == 200
+
+
+def test_nothing_of_a_text_is_logged(installation: World, capfd: Any, tmp_path: Path) -> None:
+    with installation.gateway() as found:
+        eventually(found.ready)
+        found.ask("pub", "A secret of barrels.")
+        found.ask("pub", "A secret of barrels.", messages=[{"role": "x", "content": "barrels"}])
+        installation.upstream.fault = lambda _: 400
+        found.ask("pub", "A secret of barrels.")
+    said = capfd.readouterr()
+    assert "gateway listens" in said.err + said.out
+    assert "barrels" not in said.err + said.out
+    assert "gambling odds" not in said.err + said.out
