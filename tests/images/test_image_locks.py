@@ -30,7 +30,8 @@ ENTRIES = {
     "retraining": (
         "cosalign.pipelines.command_line",
         "cosalign.pipelines.submit_command",
-        "cosalign.retraining.admission",
+        "cosalign.retraining.commands",
+        "cosalign.retraining.config_commands",
         "cosalign.runtime.config_commands",
     ),
 }

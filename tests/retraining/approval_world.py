@@ -96,6 +96,7 @@ class World:
         change = config_change(old, new, KNOWN)
         honest = {
             "installation": "prod",
+            "namespace": None,
             "config": change.name,
             "regions": list(change.regions),
             "before": change.before,

@@ -72,7 +72,7 @@ def test_a_loosening_takes_two_people_beside_its_author(people: World) -> None:
     assert [v.reason for v in found] == [
         Reason.AUTHOR_UNPROVEN, Reason.APPROVALS_MISSING, Reason.APPROVALS_MISSING, Reason.APPROVED,
     ]  # fmt: skip
-    assert "1 of 2 approvals" in found[2].message
+    assert "1 missing of 2 approvals" in found[2].message
     assert (found[3].author, found[3].approvers) == ("ada", ("bob", "cy"))
     assert [v.statement for v in found] == [None, None, None, proposed.digest]
 
@@ -121,6 +121,7 @@ ATTACKS: dict[str, tuple[Callable[[World], SignedStatement], Reason]] = {
     "as if it were new": (lambda p: full(p, before=None), Reason.APPROVED_OTHERWISE),
     "another name": (lambda p: full(p, config="bank"), Reason.APPROVALS_MISSING),
     "another region": (lambda p: full(p, regions=["fr"]), Reason.APPROVED_OTHERWISE),
+    "another namespace": (lambda p: full(p, namespace="test"), Reason.APPROVED_OTHERWISE),
     "another cluster": (lambda p: full(p, installation="test"), Reason.APPROVED_OTHERWISE),
     "another step of the history": (
         lambda p: full(p, previous="0" * 64), Reason.APPROVAL_REPLAYED,

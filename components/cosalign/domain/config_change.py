@@ -265,8 +265,11 @@ def _demands(
         says = f"{_verb(new)} {_listed(taxonomy, wider)}"
         found.append(Part(field, Effect.LOOSENS, says, doubt=bool(unsure)))
     if narrower or _dropped(old, mapping):
-        names = (*taxonomy.names_of(narrower), *_dropped(old, mapping))
-        found.append(Part(field, Effect.TIGHTENS, f"no longer permits all of {', '.join(names)}"))
+        names = ", ".join((*taxonomy.names_of(narrower), *_dropped(old, mapping)))
+        says = f"permits no longer {names}"
+        if narrower & after.some:
+            says = f"permits no more than before, or less, of {names}"
+        found.append(Part(field, Effect.TIGHTENS, says))
     return found or [Part(field, Effect.EDITS, "permits what it permitted, otherwise said")]
 
 

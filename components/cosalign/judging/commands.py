@@ -77,6 +77,29 @@ def _show(outcome: CalibrationOutcome) -> None:
             click.echo(f"{one.question}: {warning}", err=True)
 
 
+@judge.command("read")
+@click.argument("files", nargs=-1, required=True)
+@PROFILE
+@OVERRIDES
+@click.option("--old", metavar="FILE", help="The version in force, to compare the new one with.")
+def read(files: tuple[str, ...], profile: str, overrides: tuple[str, ...], old: str | None) -> None:
+    """Have the run's judge read policies in prose, category by category.
+
+    FILES are safety configs. The readings are stored under the run's storage root, where `cosalign
+    config diff --readings ROOT` and reconcile find them.
+    """
+    from cosalign.judging.read_command import run_read
+    from cosalign.runtime.logs import configure_logs
+
+    configure_logs()
+    for found in run_read(profile, overrides, files, old):
+        click.echo(f"{found.config.name}\tpermits\tmay permit\tno more than before")
+        for bit, name in enumerate(found.taxonomy.names):
+            masks = (found.reading.surely, found.reading.may, found.not_wider)
+            cells = ["-" if m is None else "yes" if m >> bit & 1 else "no" for m in masks]
+            click.echo("\t".join([name, *cells]))
+
+
 @judge.command("import")
 @click.argument("name")
 @PROFILE

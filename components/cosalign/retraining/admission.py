@@ -55,10 +55,12 @@ class Accepted:
     Attributes:
         config: The version in force; ``None`` where there is none, or none any more.
         statement: SHA-256 of the statement that brought this state about; ``None`` where none did.
+        namespace: The config's Kubernetes namespace; ``None`` for one from a folder.
     """
 
     config: SafetyConfig | None
     statement: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def admit(
         says = "approvals are not required here; the approvers file says so"
         verdict = Admission(True, Reason.APPROVALS_WAIVED, says, change)
     elif verdict is None:
-        verdict = _on_approvals(desired, change, accepted, tuple(approvals), approvers, moment)
+        step = _Step(desired, change, accepted, approvers, moment)
+        verdict = step.on_approvals(approvals)
     if verdict.statement is None:
         verdict = replace(verdict, statement=accepted.statement)
     return _once_effective(verdict, desired, moment)
@@ -157,24 +160,6 @@ def _once_effective(
     return replace(verdict, accepted=False, reason=Reason.NOT_YET_EFFECTIVE, message=says)
 
 
-def _on_approvals(
-    desired: SafetyConfig | None,
-    change: ConfigChange,
-    accepted: Accepted,
-    approvals: tuple[SignedStatement, ...],
-    approvers: Approvers,
-    moment: datetime,
-) -> Admission:
-    """The best of what the statements found come to."""
-    ours = [s for s in approvals if s.statement.config == change.name]
-    verdicts = [_weighed(s, desired, change, accepted, approvers, moment) for s in ours]
-    if not verdicts:
-        says = f"nobody proposed it: {_needs(change)}; see cosalign config propose"
-        return Admission(False, Reason.APPROVALS_MISSING, says, change)
-    # What gets furthest tells most; a statement about another change says the least.
-    return max(verdicts, key=lambda v: (v.accepted, _FURTHEST.index(v.reason), len(v.approvers)))
-
-
 _FURTHEST = [
     Reason.APPROVED_OTHERWISE,
     Reason.APPROVAL_REPLAYED,
@@ -187,35 +172,64 @@ _FURTHEST = [
 ]
 
 
-def _weighed(
-    signed: SignedStatement,
-    desired: SafetyConfig | None,
-    change: ConfigChange,
-    accepted: Accepted,
-    approvers: Approvers,
-    moment: datetime,
-) -> Admission:
-    """What one statement about this config comes to."""
-    statement = signed.statement
-    other = _differs(statement, desired, change, approvers)
-    if other is not None:
-        says = f"what was approved is another change: {other}; propose this one"
-        return Admission(False, Reason.APPROVED_OTHERWISE, says, change)
-    if statement.previous != accepted.statement:
-        says = (
-            "the approval was given for another step of this config's history, and cannot be used "
-            "again; propose the change anew"
+@dataclass(frozen=True)
+class _Step:
+    """One step of one config's history, which statements are held against."""
+
+    desired: SafetyConfig | None
+    change: ConfigChange
+    accepted: Accepted
+    approvers: Approvers
+    moment: datetime
+
+    def on_approvals(self, approvals: Iterable[SignedStatement]) -> Admission:
+        """The best of what the statements found come to."""
+        ours = [s for s in approvals if s.statement.config == self.change.name]
+        verdicts = [self._weighed(signed) for signed in ours]
+        if not verdicts:
+            says = f"nobody proposed it: {_needs(self.change)}; see cosalign config propose"
+            return Admission(False, Reason.APPROVALS_MISSING, says, self.change)
+        # What gets furthest tells most; a statement about another change says the least.
+        return max(
+            verdicts, key=lambda v: (v.accepted, _FURTHEST.index(v.reason), len(v.approvers))
         )
-        return Admission(False, Reason.APPROVAL_REPLAYED, says, change)
-    stale = _stale(statement, moment)
-    if stale is not None:
-        return Admission(False, Reason.APPROVAL_OUT_OF_DATE, stale, change)
-    if Effect(statement.effect).approvals < change.approvals:
-        says = (
-            f"it was approved as one that {statement.effect}, and it {_why(change)}; propose anew"
-        )
-        return Admission(False, Reason.LOOSENS, says, change)
-    return _counted(signed, verify_signatures(signed, approvers, moment), change)
+
+    def _weighed(self, signed: SignedStatement) -> Admission:
+        """What one statement about this config comes to."""
+        statement, change = signed.statement, self.change
+        other = self._differs(statement)
+        if other is not None:
+            says = f"what was approved is another change: {other}; propose this one"
+            return Admission(False, Reason.APPROVED_OTHERWISE, says, change)
+        if statement.previous != self.accepted.statement:
+            says = (
+                "the approval was given for another step of this config's history, and cannot be "
+                "used again; propose the change anew"
+            )
+            return Admission(False, Reason.APPROVAL_REPLAYED, says, change)
+        stale = _stale(statement, self.moment)
+        if stale is not None:
+            return Admission(False, Reason.APPROVAL_OUT_OF_DATE, stale, change)
+        if statement.effect.approvals < change.approvals:
+            says = f"it was approved as a change that {statement.effect}, and it {_why(change)}"
+            return Admission(False, Reason.LOOSENS, f"{says}; propose it anew", change)
+        return _counted(signed, verify_signatures(signed, self.approvers, self.moment), change)
+
+    def _differs(self, statement: Statement) -> str | None:
+        """In what a statement is about another change; ``None`` where it is about this one."""
+        wanted = {
+            "installation": self.approvers.installation,
+            "namespace": self.accepted.namespace,
+            "regions": self.change.regions,
+            "before": self.change.before,
+            "after": self.change.after,
+            "demands": None if self.desired is None else self.desired.digest,
+        }
+        for field, value in wanted.items():
+            found = getattr(statement, field)
+            if found != value:
+                return f"{field} {_shown(found)}, and here it is {_shown(value)}"
+        return None
 
 
 def _counted(signed: SignedStatement, found: Verified, change: ConfigChange) -> Admission:
@@ -229,29 +243,11 @@ def _counted(signed: SignedStatement, found: Verified, change: ConfigChange) -> 
     elif missing > 0:
         reason = Reason.APPROVER_UNKNOWN if found.unknown else Reason.APPROVALS_MISSING
         keys = f"; keys of nobody: {', '.join(found.unknown)}" if found.unknown else ""
-        says = f"{missing} of {_needs(change)} missing{keys}{why}"
+        says = f"{missing} missing of {_needs(change)}{keys}{why}"
     return Admission(
         reason is Reason.APPROVED, reason, says, change, found.approvers, found.author,
         signed.digest if reason is Reason.APPROVED else None,
     )  # fmt: skip
-
-
-def _differs(
-    statement: Statement, desired: SafetyConfig | None, change: ConfigChange, approvers: Approvers
-) -> str | None:
-    """In what a statement is about another change; ``None`` where it is about this one."""
-    wanted = {
-        "installation": approvers.installation,
-        "regions": change.regions,
-        "before": change.before,
-        "after": change.after,
-        "demands": None if desired is None else desired.digest,
-    }
-    for field, value in wanted.items():
-        found = getattr(statement, field)
-        if found != value:
-            return f"{field} {_shown(found)}, and here it is {_shown(value)}"
-    return None
 
 
 def _stale(statement: Statement, moment: datetime) -> str | None:
@@ -264,7 +260,7 @@ def _stale(statement: Statement, moment: datetime) -> str | None:
 
 def _needs(change: ConfigChange) -> str:
     people = "1 approval" if change.approvals == 1 else f"{change.approvals} approvals"
-    return f"{people} by people other than its author, for it {_why(change)}"
+    return f"{people} by people other than its author, since it {_why(change)}"
 
 
 def _why(change: ConfigChange) -> str:

@@ -1,12 +1,12 @@
 """Approvals: what people signed about one change of one config.
 
-A *statement* says which change is meant: the installation, the config's name and regions, digests
-of the terms before and after, its effect, who proposes it, until when it may be used, and the
-statement that the version in force rests on. The author signs it, and those who approve sign the
-same bytes, under another SSH namespace; so nobody can be made an author or an approver by what
-others write, and where the files lie does not matter: in Git beside the config, in ``gs://``, in an
-annotation or a ConfigMap. Naming the statement before makes them a chain: an approval is good for
-one step of one config's history, and cannot be used again after that history went on.
+A *statement* says which change is meant: the installation, the config's namespace, name and
+regions, digests of the terms before and after, its effect, who proposes it, until when it may be
+used, and the statement that the version in force rests on. The author signs it, and those who
+approve sign the same bytes, under another SSH namespace; so nobody can be made an author or an
+approver by what others write, and where the files lie does not matter: in Git beside the config, in
+``gs://``, in an annotation or a ConfigMap. Naming the statement before makes them a chain: an
+approval is good for one step of one config's history, and not again after that history went on.
 
 ::
 
@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cosalign.domain.config_change import Effect
 from cosalign.domain.errors import DataError, UserError
 from cosalign.domain.fingerprint import canonical_json, content_sha256
 from cosalign.domain.safety_config import IsoDate
@@ -52,6 +53,7 @@ class Statement(StrictModel):
     Attributes:
         form: Version of this document's form.
         installation: The installation it is for, as the approvers file names it.
+        namespace: The Kubernetes namespace of the config; ``None`` for one from a folder.
         config: The config's name.
         regions: Its region; before and after where they differ.
         before: Digest of the terms in force; ``None`` where the config is added.
@@ -67,12 +69,13 @@ class Statement(StrictModel):
 
     form: Literal["cosalign-approval/1"] = "cosalign-approval/1"
     installation: str
+    namespace: str | None
     config: str
     regions: tuple[str, ...]
     before: str | None = _Digest
     after: str | None = _Digest
     demands: str | None = _Digest
-    effect: Literal["edits", "tightens", "loosens"]
+    effect: Effect
     previous: str | None = _Digest
     author: str
     issued: IsoDate

@@ -53,8 +53,12 @@ COMMANDS = {
         "Compile the pipeline to KFP's JSON.",
     ),
     "config": LazyCommand(
-        "cosalign.runtime.config_commands:config",
-        "Check run configs and safety configs.",
+        "cosalign.retraining.config_commands:config",
+        "Check, compare and approve safety configs.",
+    ),
+    "audit": LazyCommand(
+        "cosalign.retraining.commands:audit",
+        "Read the audit log, and see whether it was altered.",
     ),
     "profile": LazyCommand(
         "cosalign.runtime.config_commands:profile",
