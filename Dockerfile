@@ -5,10 +5,17 @@
 # BASE          a base with Python 3.11; nothing else of it is used
 # INDEX         the Python index; pip's own default where it is empty
 # ACCELERATOR   cpu or cuda: which lock is installed, requirements/IMAGE-ACCELERATOR.lock, hashes and all
+# PACKAGES      own: an image holds what its own lock names. shared: images with an engine or torch all hold what any of
+#               their CPU locks names, in one layer; for tests, where one layer of 4 GB fits a disk and four do not
 #
-# Dependencies stand in layers before code, so that a change of code moves a megabyte; an image holds its own folder and
-# the layers under it, so that a change elsewhere changes no digest.
+# A secret called `pip` may hold a pip.conf: indexes that need a password, PyTorch's own index for CPU builds. It is in no
+# layer and no history, and what it says is no part of the builder's cache. requirements/build-images writes one.
+#
+# Dependencies stand in a layer under the code, so that a change of code moves a megabyte and stores no packages anew; an
+# image holds its own folder and the layers under it, so that a change elsewhere changes no digest.
 ARG BASE=python:3.11-slim
+ARG ACCELERATOR=cpu
+ARG PACKAGES=own
 
 FROM ${BASE} AS base
 # A number, since Pod Security cannot tell a name from root; only the home can be written to.
@@ -16,94 +23,132 @@ RUN mkdir -p /home/cosalign /app/cosalign && chown 65532:65532 /home/cosalign
 ENV HOME=/home/cosalign PATH=/packages/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/cosalign
 
+# What torch and vLLM need of the system and wheels do not carry. On CPUs vLLM looks up NUMA nodes. On GPUs Triton builds
+# the launchers of its kernels with a C compiler when they are first called, so these images, and these alone, hold one.
+FROM base AS system-cpu
+RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends libnuma1 >/dev/null \
+  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+
+FROM base AS system-cuda
+RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev >/dev/null \
+  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+
 FROM base AS installer
 ARG INDEX=""
-ENV INDEX=${INDEX} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV INDEX=${INDEX} PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/cache PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements/install-lock /usr/local/bin/install-lock
 
-FROM base AS common
+FROM installer AS shared
+COPY requirements/synthesis-cpu.lock requirements/scoring-cpu.lock requirements/training-cpu.lock \
+  requirements/evaluation-cpu.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+
+FROM scratch AS common-code
 COPY LICENSE /app/LICENSE
 COPY components/cosalign/domain /app/cosalign/domain
 COPY components/cosalign/store /app/cosalign/store
 COPY components/cosalign/runtime /app/cosalign/runtime
 COPY profiles /app/cosalign/runtime/profiles
 
-FROM common AS judging
+FROM common-code AS model-code
 COPY components/cosalign/inference /app/cosalign/inference
+
+FROM model-code AS judging-code
 COPY components/cosalign/judging /app/cosalign/judging
 
-FROM installer AS synthesis-packages
-ARG ACCELERATOR=cpu
-COPY requirements/synthesis-${ACCELERATOR}.lock /lock
-RUN install-lock /lock
+FROM installer AS synthesis-own
+ARG ACCELERATOR
+COPY requirements/synthesis-${ACCELERATOR}.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM judging AS synthesis
+FROM shared AS synthesis-shared
+
+FROM synthesis-${PACKAGES} AS synthesis-packages
+
+FROM system-${ACCELERATOR} AS synthesis
 COPY --from=synthesis-packages /packages /packages
+COPY --from=judging-code /app /app
 COPY components/cosalign/synthesis /app/cosalign/synthesis
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.synthesis"]
 
-FROM installer AS scoring-packages
-ARG ACCELERATOR=cpu
-COPY requirements/scoring-${ACCELERATOR}.lock /lock
-RUN install-lock /lock
+FROM installer AS scoring-own
+ARG ACCELERATOR
+COPY requirements/scoring-${ACCELERATOR}.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM judging AS scoring
+FROM shared AS scoring-shared
+
+FROM scoring-${PACKAGES} AS scoring-packages
+
+FROM system-${ACCELERATOR} AS scoring
 COPY --from=scoring-packages /packages /packages
+COPY --from=judging-code /app /app
 COPY components/cosalign/scoring /app/cosalign/scoring
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.scoring"]
 
-FROM installer AS evaluation-packages
-ARG ACCELERATOR=cpu
-COPY requirements/evaluation-${ACCELERATOR}.lock /lock
-RUN install-lock /lock
+FROM installer AS evaluation-own
+ARG ACCELERATOR
+COPY requirements/evaluation-${ACCELERATOR}.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM judging AS evaluation
+FROM shared AS evaluation-shared
+
+FROM evaluation-${PACKAGES} AS evaluation-packages
+
+FROM system-${ACCELERATOR} AS evaluation
 COPY --from=evaluation-packages /packages /packages
+COPY --from=judging-code /app /app
 COPY components/cosalign/evaluation /app/cosalign/evaluation
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.evaluation"]
 
-FROM installer AS training-packages
-ARG ACCELERATOR=cpu
-COPY requirements/training-${ACCELERATOR}.lock /lock
-RUN install-lock /lock
+FROM installer AS training-own
+ARG ACCELERATOR
+COPY requirements/training-${ACCELERATOR}.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM common AS training
+FROM shared AS training-shared
+
+FROM training-${PACKAGES} AS training-packages
+
+FROM system-${ACCELERATOR} AS training
 COPY --from=training-packages /packages /packages
-COPY components/cosalign/inference /app/cosalign/inference
+COPY --from=model-code /app /app
 COPY components/cosalign/training /app/cosalign/training
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.training"]
 
 FROM installer AS pairing-packages
-COPY requirements/pairing-cpu.lock /lock
-RUN install-lock /lock
+COPY requirements/pairing-cpu.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM common AS pairing
+FROM base AS pairing
 COPY --from=pairing-packages /packages /packages
+COPY --from=common-code /app /app
 COPY components/cosalign/pairing /app/cosalign/pairing
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.pairing"]
 
 FROM installer AS serving-packages
-COPY requirements/serving-cpu.lock /lock
-RUN install-lock /lock
+COPY requirements/serving-cpu.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM common AS serving
+FROM base AS serving
 COPY --from=serving-packages /packages /packages
-COPY components/cosalign/inference /app/cosalign/inference
+COPY --from=model-code /app /app
 COPY components/cosalign/serving /app/cosalign/serving
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "cosalign.serving"]
 
 FROM installer AS retraining-packages
-COPY requirements/retraining-cpu.lock /lock
-RUN install-lock /lock
+COPY requirements/retraining-cpu.lock /locks/
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
 
-FROM judging AS retraining
+FROM base AS retraining
 COPY --from=retraining-packages /packages /packages
+COPY --from=judging-code /app /app
 COPY components/cosalign/retraining /app/cosalign/retraining
 COPY pipelines/cosalign/pipelines /app/cosalign/pipelines
 USER 65532:65532

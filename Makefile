@@ -3,7 +3,9 @@
 # make demo    a small model before and after, with honest numbers, in a quarter of an hour on two cores
 # make check   lint, types, import rules, compiled pipeline, example safety configs, the chart's generated files
 # make chart   writes the chart's generated files
-# make test-cluster   the chart on the cluster that KUBECONFIG names
+# make images  builds, tries and pushes all images to REGISTRY; their digests go to dist/images.yaml, for helm
+# make test-cluster       images, chart and the whole method on the cluster that KUBECONFIG names, images by REGISTRY
+# make test-cluster-api   the chart alone, on an API server without nodes
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +14,7 @@ LOCK := requirements/dev.lock
 # One thread a process: with another process on the cores torch's spinning threads slow both down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-fast test-kills test-cluster check chart lock clean
+.PHONY: setup demo test test-fast test-kills images test-cluster test-cluster-api check chart lock clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.installed
@@ -68,10 +70,22 @@ check: setup
 chart: setup
 	$(BIN)/python charts/generate.py
 
-# The chart on a real API server, the one that KUBECONFIG names; CRDs stay there, all else goes.
+# ACCELERATOR=cuda builds for GPUs; requirements/build-images says what else there is to set.
+images:
+	requirements/build-images $(IMAGES)
+
+# On a real cluster whose nodes reach REGISTRY. CRDs and images stay there, all else goes. CPU images, from one layer of
+# packages; a user's own values of the build would be others.
 test-cluster: setup
 	@test -n "$$KUBECONFIG" || { echo "make: test-cluster needs KUBECONFIG, a kubeconfig of a cluster to test on" >&2; exit 2; }
-	COSALIGN_TEST_CLUSTER=1 $(BIN)/python -m pytest -m cluster tests/cluster
+	@test -n "$(REGISTRY)" || { echo "make: test-cluster needs REGISTRY, which the cluster's nodes pull from" >&2; exit 2; }
+	REGISTRY=$(REGISTRY) PACKAGES=shared ACCELERATOR=cpu requirements/build-images
+	COSALIGN_TEST_CLUSTER=all $(BIN)/python -m pytest -m cluster tests/cluster
+
+# On an API server alone: what needs a node is left out.
+test-cluster-api: setup
+	@test -n "$$KUBECONFIG" || { echo "make: test-cluster-api needs KUBECONFIG, a kubeconfig of a cluster to test on" >&2; exit 2; }
+	COSALIGN_TEST_CLUSTER=api $(BIN)/python -m pytest -m cluster tests/cluster
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$(subst -,_,$*)

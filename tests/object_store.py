@@ -27,19 +27,24 @@ def _binary() -> Path:
     return next(folder.glob("fake-gcs-server-linux-*"))
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
 
 
 @contextmanager
-def object_store(folder: Path) -> Iterator[str]:
-    """Runs a server that keeps its objects in a folder; gives its URL."""
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", url]
+def object_store(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """Runs a server that keeps its objects in a folder; gives its URL.
+
+    Args:
+        folder: Where it keeps them.
+        host: The address to listen on; the machine's own where pods are to reach it.
+    """
+    port = _free_port(host)
+    url = f"http://{host}:{port}"
+    options = ["-scheme", "http", "-host", host, "-port", str(port), "-external-url", url]
     options += ["-backend", "filesystem", "-filesystem-root", str(folder)]
     with subprocess.Popen(
         [str(_binary()), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

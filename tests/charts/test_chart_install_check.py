@@ -58,6 +58,12 @@ def test_its_program_exists_and_takes_these_arguments() -> None:
     assert len(context.params["files"]) == 2
 
 
+def test_it_gets_the_environment_of_all_pods() -> None:
+    given = {"pods": {"environment": {"HTTPS_PROXY": "http://proxy:3128"}}}
+    (container,) = _pod(given)["spec"]["containers"]
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container["env"]
+
+
 def test_without_anything_to_check_it_still_starts() -> None:
     assert not _pod({})["spec"]["containers"][0]["args"]
 
@@ -91,6 +97,7 @@ def test_notes_name_versions_accounts_and_the_next_commands(tmp_path: Path) -> N
     ("values", "what"),
     [
         ({"pipelines": {"store": "none"}}, "upload them"),
+        ({"pipelines": {"store": "upload"}}, "uploaded, named by content"),
         ({"networkPolicy": {"enabled": False}}, "Network policies are off"),
         ({}, "there are no run configs yet"),
     ],

@@ -16,6 +16,7 @@ RUN = {"pipelines.kubeflow.org/v2_component": "true"}
 RELEASED = {"app.kubernetes.io/name": "cosalign", "app.kubernetes.io/instance": "rel"}
 SUBMITTER = {**RELEASED, "app.kubernetes.io/component": "submitter"}
 CHECK = {**RELEASED, "app.kubernetes.io/component": "install-check"}
+UPLOAD = {**RELEASED, "app.kubernetes.io/component": "pipeline-upload"}
 TRAINER = {**RELEASED, "app.kubernetes.io/component": "trainer"}
 STRANGER = {"app": "someone-elses"}
 OWN = {"kubernetes.io/metadata.name": "space"}
@@ -107,6 +108,17 @@ def test_kfp_and_the_kubernetes_api(pod: Labels) -> None:
 def test_the_others_reach_neither(pod: Labels) -> None:
     assert not _may(DEFAULTS, pod, KUBEFLOW, 8888)
     assert not _may(DEFAULTS, pod, "10.0.0.1", 443)
+
+
+def test_the_upload_of_pipelines_reaches_kfp_alone() -> None:
+    upload: Values = {"pipelines": {"store": "upload"}}
+    assert _may(upload, UPLOAD, DNS, 53, protocol="UDP")
+    assert _may(upload, UPLOAD, KUBEFLOW, 8888)
+    assert not _may(upload, UPLOAD, OUTSIDE, 443)
+    assert not _may(upload, UPLOAD, "10.0.0.1", 443)
+    assert not _may(upload, UPLOAD, (OWN, STRANGER), 80, out=False)
+    behind_https = {"pipelines": {"store": "upload", "upload": {"host": "https://kfp.example"}}}
+    assert _may(behind_https, UPLOAD, OUTSIDE, 443)
 
 
 def test_trainers_talk_to_each_other_on_any_port() -> None:

@@ -76,7 +76,21 @@ def install_crds(*files: Path) -> None:
             # Without kubectl's own check: an old server's schema of CRDs knows no CEL rules.
             text = json.dumps(_for_old_servers(crd) if _is_old() else crd)
             on_cluster("create", "--validate=false", "-f", "-", text=text)
-        on_cluster("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}")
+        wait_established(crd["metadata"]["name"])
+
+
+def wait_established(crd: str) -> None:
+    """Waits for a kind to be served; of one just made kubectl finds no conditions, and gives up."""
+    for _ in range(20):
+        try:
+            on_cluster("wait", "--for=condition=Established", f"crd/{crd}")
+        except Failed as problem:
+            if "accessor error" not in str(problem):
+                raise
+            time.sleep(0.5)
+        else:
+            return
+    raise Failed(f"{crd} was not established")
 
 
 def chart_crds() -> list[Path]:
@@ -94,7 +108,7 @@ def install_safety_config_crd() -> None:
     """Makes sure that the API server knows SafetyConfigs, by the chart's own CRD as it stands."""
     (file,) = (CHART / "crds").glob("*.yaml")
     on_cluster("apply", "--server-side", "--force-conflicts", "-f", str(file))
-    on_cluster("wait", "--for=condition=Established", "crd/safetyconfigs.cosalign.dev")
+    wait_established("safetyconfigs.cosalign.dev")
     # Established comes a moment before the new schema is in force.
     time.sleep(2)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cosalign.pipelines.images import COMMAND_IMAGE_ENTRIES
 from cosalign.runtime.import_walk import third_party_imports
 from cosalign.runtime.self_test import OPTIONAL
 
@@ -27,13 +28,7 @@ IMAGES = {
 }
 ENTRIES = {
     "pairing": ("cosalign.pairing.__main__", "cosalign.runtime.run_end"),
-    "retraining": (
-        "cosalign.pipelines.command_line",
-        "cosalign.pipelines.submit_command",
-        "cosalign.retraining.commands",
-        "cosalign.retraining.config_commands",
-        "cosalign.runtime.config_commands",
-    ),
+    "retraining": COMMAND_IMAGE_ENTRIES,
 }
 DISTRIBUTIONS = {"google": "google-cloud-storage", "vllm": "vllm", "kfp": "kfp"}
 """Names that several distributions share; the one that is asked for."""
@@ -97,6 +92,14 @@ def test_a_lock_holds_what_is_asked_for(lock: str) -> None:
     extra = IMAGES[image]
     files = [f"{image}.in"] + ([f"{extra}-{kind}.in"] if extra else [])
     assert required(*files) <= {canonical(name) for name in locked(lock)}
+
+
+def test_cpu_locks_agree_so_that_test_images_can_share_one_layer() -> None:
+    pinned: dict[str, set[str]] = {}
+    for lock in (name for name in LOCKS if name.endswith("-cpu.lock")):
+        for name, version in locked(lock).items():
+            pinned.setdefault(canonical(name), set()).add(version)
+    assert not {name: versions for name, versions in pinned.items() if len(versions) > 1}
 
 
 @pytest.mark.parametrize("lock", [name for name in LOCKS if name.endswith("-cpu.lock")])

@@ -47,15 +47,15 @@ class FakeKubeflow:
 
 
 @contextmanager
-def kfp_server() -> Iterator[FakeKubeflow]:
-    """Serves on a free port."""
+def kfp_server(host: str = "127.0.0.1") -> Iterator[FakeKubeflow]:
+    """Serves on a free port of an address."""
     fake = FakeKubeflow()
 
     class Handler(_Handler):
         kubeflow = fake
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = ThreadingHTTPServer((host, 0), Handler)
+    fake.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -88,3 +88,10 @@ imagePullSecrets:
   {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* Environment that every pod of the release gets: a list of entries. */}}
+{{- define "cosalign.environment" -}}
+{{- range $name, $value := .Values.pods.environment }}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}

@@ -60,3 +60,12 @@ made, so that one name never means two contents: KFP holds a version's spec immu
 {{- $_ := set $deployed "version" (printf "%s-%s-%s" $name ($root.Chart.Version | replace "+" "-" | lower) $content) }}
 {{- toJson $deployed }}
 {{- end }}
+
+{{/* The spec of a PipelineVersion, as JSON. Takes what "cosalign.pipeline" gives, read. */}}
+{{- define "cosalign.pipelineVersionSpec" -}}
+{{- $spec := dict "displayName" .version "pipelineName" .name "pipelineSpec" .pipelineSpec }}
+{{- with .platformSpec }}
+{{- $_ := set $spec "platformSpec" . }}
+{{- end }}
+{{- toJson $spec }}
+{{- end }}

@@ -110,8 +110,16 @@ class Kubeflow:
             )
         return pipeline, found
 
-    def version(self, name: str, compiled: CompiledPipeline) -> tuple[str, str]:
+    def version(
+        self, name: str, compiled: CompiledPipeline, version: str | None = None
+    ) -> tuple[str, str]:
         """Finds or uploads a pipeline's version; gives the ids of pipeline and version.
+
+        Args:
+            name: The pipeline's name.
+            compiled: Its content.
+            version: The version's name, where whoever made the pipeline gave it one that says what
+                is in it; made of release and content if ``None``.
 
         Raises:
             KubeflowUnavailable: The server does not answer.
@@ -119,7 +127,7 @@ class Kubeflow:
         """
         with explained(f"upload pipeline {name!r}"):
             pipeline = self._pipeline(name) or self._new_pipeline(name)
-            wanted = version_name(name, compiled)
+            wanted = version or version_name(name, compiled)
             found = self._version(pipeline, wanted)
             if found is None:
                 self._upload(pipeline, wanted, compiled)

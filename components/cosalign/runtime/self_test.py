@@ -48,9 +48,14 @@ def self_test(*entries: str) -> dict[str, str]:
     return {name: version(name) for name in sorted(found)}
 
 
-def print_self_test(name: str) -> None:
-    """Runs the self-test of an image's component and prints what it found, as JSON."""
-    packages = self_test(f"cosalign.{name}.__main__")
+def print_self_test(name: str, *entries: str) -> None:
+    """Runs the self-test of an image and prints what it found, as JSON.
+
+    Args:
+        name: The image's component.
+        entries: Modules to begin with; the component's own entry if none are given.
+    """
+    packages = self_test(*(entries or (f"cosalign.{name}.__main__",)))
     report = {"component": name, "version": VERSION, "python": sys.version.split()[0],
               "packages": packages}  # fmt: skip
     print(json.dumps(report))  # noqa: T201  the report is what was asked for
@@ -59,6 +64,24 @@ def print_self_test(name: str) -> None:
 def _fault(package: str) -> str | None:
     try:
         import_module(package)
+        if package == "vllm":
+            _import_kernels()
     except Exception as problem:  # noqa: BLE001  whatever it is, the image does not work
         return f"{type(problem).__name__}: {problem}"
     return None
+
+
+def _import_kernels() -> None:
+    """Imports vLLM's compiled part, which it lacks in silence until an engine starts.
+
+    Only on CPUs: that of GPUs needs the driver, which a machine that builds images lacks.
+    """
+    # By name: a plain import here would count as one of every image's.
+    platform = import_module("vllm.platforms").current_platform
+    if not platform.is_cpu():
+        return
+    platform.import_kernels()
+    if not hasattr(import_module("torch").ops._C, "init_cpu_memory_env"):
+        raise ImportError(
+            "its compiled part does not load; vLLM's warning names the missing system library"
+        )

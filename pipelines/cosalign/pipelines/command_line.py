@@ -15,7 +15,7 @@ import click
 
 from cosalign.domain.errors import UserError
 from cosalign.pipelines.failures import RunStopped, TaskFailed
-from cosalign.pipelines.images import VERSION
+from cosalign.pipelines.images import COMMAND_IMAGE_ENTRIES, VERSION
 from cosalign.runtime.exit_codes import run_and_exit_code
 
 
@@ -43,6 +43,10 @@ COMMANDS = {
     "submit": LazyCommand(
         "cosalign.pipelines.submit_command:submit_command",
         "Run a compiled pipeline on Kubeflow Pipelines.",
+    ),
+    "pipelines": LazyCommand(
+        "cosalign.pipelines.upload_command:pipelines",
+        "Upload pipelines to Kubeflow Pipelines.",
     ),
     "chat": LazyCommand(
         "cosalign.pipelines.chat_command:chat_command",
@@ -136,8 +140,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
+def _self_test(ctx: click.Context, param: click.Parameter, asked: bool) -> None:  # noqa: ARG001
+    if asked:
+        from cosalign.runtime.self_test import print_self_test
+
+        print_self_test("retraining", *COMMAND_IMAGE_ENTRIES)
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup)
 @click.version_option(VERSION, prog_name="cosalign")
+@click.option("--self-test", is_flag=True, is_eager=True, expose_value=False, hidden=True,
+              callback=_self_test)  # fmt: skip
 def cosalign() -> None:
     """One language model that follows many safety policies.
 

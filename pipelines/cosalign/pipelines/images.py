@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from cosalign.runtime.version import VERSION
 
-__all__ = ["VERSION", "image_reference"]
+__all__ = ["COMMAND_IMAGE_ENTRIES", "VERSION", "image_reference"]
+
+COMMAND_IMAGE_ENTRIES = (
+    "cosalign.pipelines.command_line",
+    "cosalign.pipelines.submit_command",
+    "cosalign.pipelines.upload_command",
+    "cosalign.retraining.commands",
+    "cosalign.retraining.config_commands",
+    "cosalign.runtime.config_commands",
+)
+"""What the image that holds the command line is for; other commands need what it does not hold."""
 
 
 def image_reference(name: str) -> str:

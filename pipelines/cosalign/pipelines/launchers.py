@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from cosalign.domain.errors import UserError
 from cosalign.domain.fingerprint import Json
@@ -45,14 +45,17 @@ class Launch:
         command: What to execute, arguments included.
         container: Environment, resources and platform settings, as the pipeline has them.
         image: The image, resolved.
-        values: The task's input parameters, which resources and platform settings may refer to.
+        given: The task's executor input, by KFP's contract; whoever stands in for KFP's launcher
+            reads from it which artifacts to fetch and to store. Resources refer to its parameters.
+        scope: The inputs of the group around the task, to which platform settings refer.
     """
 
     task: str
     command: tuple[str, ...]
     container: Container
     image: str = ""
-    values: Mapping[str, Json] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    scope: Mapping[str, Json] = field(default_factory=dict)
 
 
 class TaskLauncher(Protocol):

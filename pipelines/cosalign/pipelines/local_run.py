@@ -54,6 +54,14 @@ class TaskReport:
         return any(artifact.metadata.get(REUSED) is True for artifact in found)
 
 
+def _transient(exit_code: int) -> bool:
+    """Only 75 is worth another attempt.
+
+    2 is for the user to fix, and a defect or a signal would strike again after the same hours.
+    """
+    return exit_code == EXIT_RETRY
+
+
 @dataclass(frozen=True)
 class LocalRun:
     """One run of a pipeline on this machine.
@@ -65,6 +73,8 @@ class LocalRun:
         launcher: Executes the tasks.
         on_report: Is told of each finished or failed task, save the exit handler's.
         artifacts: Address below which artifacts go, where that is not the folder.
+        retried: Which exit codes the pipeline's retries are for; KFP in a cluster cannot tell
+            them apart, and retries all.
     """
 
     pipeline: Pipeline
@@ -73,6 +83,7 @@ class LocalRun:
     launcher: TaskLauncher
     on_report: Callable[[TaskReport], None]
     artifacts: str | None = None
+    retried: Callable[[int], bool] = _transient
 
     def execute(self, parameters: Mapping[str, Json]) -> dict[str, TaskOutputs]:
         """Runs all tasks in order and gives what each gave, by task name.
@@ -142,7 +153,8 @@ class LocalRun:
             command=resolve_command(task, given, names),
             container=task.container,
             image=resolve_text(task, task.container.image, given),
-            values=given["inputs"].get("parameterValues", {}),
+            given=given,
+            scope=scope.parameters,
         )
         log.info("task_started", task=name, run=self.run_id)
         started = time.monotonic()
@@ -161,9 +173,8 @@ class LocalRun:
         while True:
             _prepare(place)
             exit_code = self.launcher.launch(launch)
-            # Only 75 is worth another attempt: 2 is for the user to fix, and a defect or a signal
-            # would strike again after the same hours. KFP in a cluster cannot tell them apart.
-            if exit_code != EXIT_RETRY or attempt > task.retry.max_retries:
+            done = not exit_code or not self.retried(exit_code)
+            if done or attempt > task.retry.max_retries:
                 return exit_code, attempt
             delay = task.retry.delay(attempt)
             log.warning("task_will_be_retried", task=launch.task, attempt=attempt, seconds=delay)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
-from cosalign.domain.errors import ConfigError, UserError
+from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import Json
 from cosalign.pipelines.given_parameters import given_pairs, given_parameters
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.run_parameters import run_parameters
+from cosalign.retraining.connection import connection_options, open_kubeflow
 from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path, shipped_pipeline
 from cosalign.retraining.submission import (
-    Kubeflow,
     RunRequest,
     RunState,
-    explained,
     follow,
     refuse_failed,
 )
@@ -29,9 +27,7 @@ _POLL_SECONDS = 10.0
 
 @click.command("submit")
 @click.argument("name", type=click.Choice(list(PIPELINES)), default="cosalign")
-@click.option("--host", envvar="KF_PIPELINES_ENDPOINT", metavar="URL", help="Kubeflow's API.")
-@click.option("--namespace", metavar="NAME", help="Yours, on a multi-user server.")
-@click.option("--token-env", metavar="VARIABLE", help="Environment variable of a bearer token.")
+@connection_options
 @click.option("--profile", required=True, metavar="NAME|FILE", help="The run config.")
 @click.option("--set", "overrides", multiple=True, metavar="GROUP.KEY=VALUE",
               help="Override one value of it; may be repeated.")  # fmt: skip
@@ -73,7 +69,7 @@ def submit_command(**given: Any) -> None:
         pipeline_root=given["pipeline_root"],
         service_account=given["service_account"],
     )
-    server = _server(given["host"], given["namespace"], given["token_env"])
+    server = open_kubeflow(*(given[n] for n in ("host", "namespace", "token_env", "token_file")))
     storage.write_bytes(path, dump_run_config(config).encode())
     run_id = server.start(*server.version(given["name"], shipped_pipeline(given["name"])), request)
     click.echo(f"run {run_id}: {request.name}")
@@ -88,19 +84,3 @@ def _sent(own: dict[str, Json], checked: dict[str, Json]) -> dict[str, Json]:
 
 def _show(run: RunState) -> None:
     click.echo(f"run {run.run_id}: {run.state.lower()}")
-
-
-def _server(host: str | None, namespace: str | None, token_env: str | None) -> Kubeflow:
-    try:
-        import kfp
-    except ImportError:
-        raise UserError(
-            "submitting needs kfp, which is not installed: pip install 'cosalign[authoring]'"
-        ) from None
-    if not host:
-        raise UserError("name Kubeflow's address with --host URL or KF_PIPELINES_ENDPOINT")
-    token = os.environ.get(token_env) if token_env else None
-    if token_env and not token:
-        raise UserError(f"--token-env {token_env}: there is no such environment variable")
-    with explained(f"reach Kubeflow Pipelines at {host}"):
-        return Kubeflow(kfp.Client(host=host, existing_token=token), namespace)
