@@ -74,9 +74,9 @@ def test_what_is_added_loosens_by_all_that_it_allows(new: list[str]) -> None:
     assert (change.before, change.after) == (None, terms_digest(config(new)))
 
 
-def test_a_removal_takes_one_approval_and_says_what_it_means() -> None:
+def test_a_removal_tightens_and_asks_for_nobody() -> None:
     change = config_change(config(["violence"]), None, KNOWN)
-    assert (change.effect, change.approvals) == (Effect.TIGHTENS, 1)
+    assert (change.effect, change.approvals) == (Effect.TIGHTENS, 0)
     assert "nothing is served under it" in change.parts[0].says
 
 

@@ -80,8 +80,11 @@ def test_a_loosening_takes_two_people_beside_its_author(people: World) -> None:
 def test_a_tightening_takes_one(people: World) -> None:
     proposed = people.signed(people.statement(LOOSE, STRICT), AUTHOR, BOB)
     assert verdict(people, STRICT, Accepted(LOOSE), proposed).accepted
-    removal = people.signed(people.statement(LOOSE, None), AUTHOR, BOB)
-    assert verdict(people, None, Accepted(LOOSE), removal).accepted
+
+
+def test_to_stop_using_a_config_asks_for_nobody(people: World) -> None:
+    found = verdict(people, None, Accepted(LOOSE, "a" * 64))
+    assert (found.accepted, found.reason, found.statement) == (True, Reason.REMOVED, "a" * 64)
 
 
 def test_what_is_in_force_needs_nobody(people: World) -> None:
@@ -186,11 +189,13 @@ def test_an_old_approval_cannot_be_used_after_a_tightening(people: World) -> Non
 def test_what_once_added_a_config_does_not_add_it_again(people: World) -> None:
     added = people.signed(people.statement(None, LOOSE), AUTHOR, BOB, CY)
     first = verdict(people, LOOSE, Accepted(None), added)
-    removal = people.signed(people.statement(LOOSE, None, previous=first.statement), AUTHOR, BOB)
-    gone = verdict(people, None, Accepted(LOOSE, first.statement), removal)
+    gone = verdict(people, None, Accepted(LOOSE, first.statement))
     assert (first.accepted, gone.accepted) == (True, True)
     again = verdict(people, LOOSE, Accepted(None, gone.statement), added)
     assert (again.accepted, again.reason) == (False, Reason.APPROVAL_REPLAYED)
+    anew = people.statement(None, LOOSE, previous=gone.statement)
+    signed = people.signed(anew, AUTHOR, BOB, CY)
+    assert verdict(people, LOOSE, Accepted(None, gone.statement), added, signed).accepted
 
 
 def test_a_config_that_moves_needs_people_of_both_regions(people: World) -> None:

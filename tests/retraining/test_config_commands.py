@@ -137,10 +137,24 @@ def test_history_goes_on_from_statement_to_statement(desk: Desk) -> None:
     # The second approval lies there still; it was for another step of the history.
     assert desk.run("verify", loose, "--old", strict) == 2
     assert desk.run("propose", loose, "--old", strict, "--author", "ada", key="ada") == 0
-    removal = (strict, "--remove")
-    assert desk.run("propose", *removal, "--author", "ada", key="ada") == 0
-    assert desk.run("approve", *removal, key="bob") == 0
-    assert desk.run("verify", *removal) == 0
+    assert desk.run("verify", loose, "--old", strict) == 2
+    for name in ("bob", "cy"):
+        assert desk.run("approve", loose, "--old", strict, key=name) == 0
+    assert desk.run("verify", loose, "--old", strict) == 0
+
+
+def test_what_was_removed_is_added_again_by_a_statement_that_builds_on_its_history(
+    desk: Desk,
+) -> None:
+    first, again = desk.write("first.yaml", []), desk.write("again.yaml", [], owner="Cy")
+    for file in (first, again):
+        step = (file, "--old", "none")
+        assert desk.run("propose", *step, "--author", "ada", key="ada") == 0
+        assert desk.run("approve", *step, key="bob") == 0
+        assert desk.run("verify", *step) == 0
+    found = [json.loads(f.read_text()) for f in (desk.folder / "shop.approvals").glob("*.json")]
+    assert sorted(statement["previous"] is None for statement in found) == [False, True]
+    assert desk.run("verify", "none", "--old", again) == 2
 
 
 def test_what_is_in_force_may_come_from_the_root(desk: Desk) -> None:

@@ -9,7 +9,8 @@ only a categorical config can say. *Some*: those of which it may permit anything
 what a judge read in it or could not rule out. A category in the new *some* is no loosening where it
 was in the old *all*, or where both sides surely permit it and a judge that saw both texts surely
 found the new one no wider. Nothing is permitted where no config is in force, so a config that is
-added, or in force for longer, loosens by all that it permits.
+added, or in force for longer, loosens by all that it permits; one that is removed tightens, and
+asks for nobody: its users are served nothing under it, and to have it back is to add it.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ class ConfigChange:
 
     @property
     def approvals(self) -> int:
-        """People other than the author who have to approve."""
-        return self.effect.approvals
+        """People other than the author who have to approve; nobody, to stop using a config."""
+        return 0 if self.after is None else self.effect.approvals
 
     @property
     def doubts(self) -> tuple[str, ...]:

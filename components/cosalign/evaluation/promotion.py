@@ -5,7 +5,8 @@ check, and the model that it was held against. It is refused where the gate fail
 stood before one, and where the current model has changed since: the comparison would be with a
 model that is not current any more. A person may override each with a reason, which the history
 keeps. The evaluation step may not: it promotes what passed, and nothing that was promoted before,
-so that a retried or repeated run never undoes a rollback.
+so that a retried or repeated run never undoes a rollback. Each promotion and rollback has its row
+in the audit log; a row that a crash prevented is added by whoever comes next.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cosalign.inference.model_manifest import (
     verify_model,
 )
 from cosalign.inference.models import resolve_model
+from cosalign.inference.promotion_audit import record_choices
 from cosalign.store.gate_file import GATE_FILE, ModelRef, StoredGate, read_gate
 from cosalign.store.model_pointer import (
     Choice,
@@ -74,6 +76,7 @@ def promote(
     """
     current = pointer.settle()
     if current is not None and current.digest == model.digest:
+        record_choices(pointer)  # Whoever promoted it may have died before its row.
         return None
     gate, objection = _weighed(gates, current)
     if objection and author.override is None:
@@ -87,7 +90,7 @@ def promote(
         reason=author.reason, override=author.override if objection else None,
         gate=gate.result() if gate else None,
     )  # fmt: skip
-    return pointer.record(choice, current.number if current else 0)
+    return _recorded(pointer, pointer.record(choice, current.number if current else 0))
 
 
 def promote_by_itself(pointer: ModelPointer, gate: StoredGate, by: str, cache: Path) -> bool:
@@ -101,7 +104,10 @@ def promote_by_itself(pointer: ModelPointer, gate: StoredGate, by: str, cache: P
         GenerationMismatch: The current model changed since the evaluation began; a retry measures
             against the new one.
     """
-    if not gate.file.passed or first_promotion(pointer.history(), gate.file.model.digest):
+    if not gate.file.passed:
+        return False
+    if first_promotion(pointer.history(), gate.file.model.digest):
+        record_choices(pointer)
         return False
     current = pointer.settle()
     if gate.file.against_current and gate.file.rival != (current.digest if current else None):
@@ -133,7 +139,13 @@ def roll_back(pointer: ModelPointer, number: int | None, author: Author, cache: 
         action="rollback", uri=target.uri, digest=target.digest, by=author.by, at=author.at,
         reason=author.reason, target=target.number, gate=target.gate,
     )  # fmt: skip
-    return pointer.record(choice, history[-1].number)
+    return _recorded(pointer, pointer.record(choice, history[-1].number))
+
+
+def _recorded(pointer: ModelPointer, entry: Entry) -> Entry:
+    """The entry, once it and all before it have their rows in the audit log."""
+    record_choices(pointer)
+    return entry
 
 
 def _weighed(gates: Sequence[StoredGate], current: Entry | None) -> tuple[StoredGate | None, str]:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     """Why a config is admitted or not, as a Kubernetes condition names it."""
 
     UNCHANGED = "Unchanged"
+    REMOVED = "Removed"
     APPROVED = "Approved"
     APPROVALS_WAIVED = "ApprovalsWaived"
     NEVER_ALLOWABLE = "NeverAllowable"
@@ -111,6 +112,9 @@ def admit(
     verdict = _forbidden(desired, change, reading, taxonomies, moment)
     if verdict is None and change.effect is Effect.SAME:
         verdict = Admission(True, Reason.UNCHANGED, "nothing to approve", change)
+    elif verdict is None and desired is None:
+        says = "nothing is served under it any more; to use it again takes an approval anew"
+        verdict = Admission(True, Reason.REMOVED, says, change)
     elif verdict is None and not approvers.required:
         says = "approvals are not required here; the approvers file says so"
         verdict = Admission(True, Reason.APPROVALS_WAIVED, says, change)

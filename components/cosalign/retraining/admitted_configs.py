@@ -93,7 +93,8 @@ def admit_all(
     for wanted in desired.configs:
         old = before.get(wanted.key)
         statement = current.last_statement(wanted.name, wanted.namespace) if current else None
-        verdict = _verdict(wanted, _accepted(old, statement, rules), rules, moment)
+        accepted = _accepted(old, statement, wanted.namespace, rules)
+        verdict = _verdict(wanted, accepted, rules, moment)
         kept = _next(verdict, old, rules, moment)
         after.pop(wanted.key, None)
         if kept is not None:
@@ -107,8 +108,10 @@ def parsed(config: AcceptedConfig, taxonomies: Taxonomies) -> SafetyConfig:
     return safety_config_of(config.document, f"accepted config {config.name}", taxonomies)
 
 
-def _accepted(old: AcceptedConfig | None, statement: str | None, rules: Rules) -> Accepted:
-    return Accepted(parsed(old, rules.taxonomies) if old else None, statement)
+def _accepted(
+    old: AcceptedConfig | None, statement: str | None, namespace: str | None, rules: Rules
+) -> Accepted:
+    return Accepted(parsed(old, rules.taxonomies) if old else None, statement, namespace)
 
 
 def _verdict(wanted: DesiredConfig, accepted: Accepted, rules: Rules, moment: datetime) -> Verdict:

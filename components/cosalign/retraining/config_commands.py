@@ -48,7 +48,6 @@ def _step_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say which step of which config is meant."""
     options = [
         click.argument("file"),
-        click.option("--remove", is_flag=True, help="FILE is the last version; it is removed."),
         click.option("--old", metavar="FILE", help="The version in force; none for none."),
         click.option("--root", metavar="ROOT", help="Storage root that keeps what is accepted."),
         click.option(
@@ -145,7 +144,8 @@ def approve_command(key: str, **options: Any) -> None:
 
     approvers = read_approvers(options["approvers"])
     step, change = _step_and_change(options)
-    found = statement_of(change, step.approvals, approvers.installation)
+    previous = step.accepted.statement
+    found = statement_of(change, step.approvals, approvers.installation, previous)
     click.echo(f"proposed by {found.statement.author}, until {found.statement.valid_until}")
     for line in change_lines(change):
         click.echo(line)
@@ -258,7 +258,6 @@ def _reader(readings: str | None, taxonomies: Taxonomies) -> PolicyReader | None
 
 def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
     from cosalign.domain.config_change import config_change
-    from cosalign.domain.errors import UserError
     from cosalign.retraining.config_sources import StepRequest, read_step
     from cosalign.runtime.safety_config_files import known_taxonomies
 
@@ -266,7 +265,5 @@ def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
     readings = options.pop("readings") or options["root"]
     options.pop("approvers")
     step = read_step(StepRequest(**options), taxonomies)
-    old, new = step.accepted.config, step.new.config
-    if old is None and new is None:
-        raise UserError(f"{options['file']}: nothing is in force that could be removed")
-    return step, config_change(old, new, taxonomies, _reader(readings, taxonomies))
+    reader = _reader(readings, taxonomies)
+    return step, config_change(step.accepted.config, step.new.config, taxonomies, reader)

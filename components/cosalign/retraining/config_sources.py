@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from cosalign.domain.config_change import Taxonomies
@@ -100,8 +100,7 @@ class StepRequest:
     """How a command names a step.
 
     Attributes:
-        file: The config's file; the old one's of a removal.
-        remove: Whether the config is removed.
+        file: The file of the version wanted.
         old: The version in force as a file, or ``none``; ``None`` where the root knows it.
         root: The storage root that keeps what is accepted.
         model: The name of the accepted set.
@@ -110,7 +109,6 @@ class StepRequest:
     """
 
     file: str
-    remove: bool = False
     old: str | None = None
     root: str | None = None
     model: str = "main"
@@ -122,11 +120,15 @@ def read_step(request: StepRequest, taxonomies: Taxonomies) -> Step:
     """Reads all that a step consists of.
 
     Raises:
-        UserError: Nothing says which version is in force, or there is no config at all.
+        UserError: Nothing says which version is in force, or none is wanted: to remove a config
+            asks for nobody.
     """
     named = read_version(request.file, taxonomies)
     if named.config is None:
-        raise UserError("name the config's file; for a removal, its last version with --remove")
+        raise UserError(
+            "name the file of the version that is wanted; to remove a config, remove its file or "
+            "object: that asks for nobody"
+        )
     name, namespace = named.config.name, request.namespace or named.namespace
     parent = request.file.rpartition("/")[0] or "."
     folder = ApprovalsFolder.beside(open_storage(parent), name)
@@ -135,17 +137,16 @@ def read_step(request: StepRequest, taxonomies: Taxonomies) -> Step:
     if request.root is not None:
         root = open_storage(request.root)
         old, statement = accepted_version(root, name, namespace, request.model, taxonomies)
-    elif request.old is not None or request.remove:
-        old = named if request.old is None else read_version(request.old, taxonomies)
-        statement = last_statement(old.config, approvals)
+    elif request.old is not None:
+        old = read_version(request.old, taxonomies)
+        statement = last_statement(old.config, named.config, approvals)
     else:
         raise UserError(
             "what is in force? name it with --old FILE (or --old none), or the storage root that "
             "keeps what is accepted with --root"
         )
-    new = replace(named, config=None) if request.remove else named
     previous = statement if request.previous is None else _digest(request.previous)
-    return Step(new, Accepted(old.config, previous, namespace), approvals, folder)
+    return Step(named, Accepted(old.config, previous, namespace), approvals, folder)
 
 
 def _digest(given: str) -> str | None:

@@ -105,9 +105,18 @@ def propose(
 
 
 def statement_of(
-    change: ConfigChange, approvals: Sequence[SignedStatement], installation: str
+    change: ConfigChange,
+    approvals: Sequence[SignedStatement],
+    installation: str,
+    previous: str | None,
 ) -> SignedStatement:
     """The statement among some that is about a change as it is seen here.
+
+    Args:
+        change: The change.
+        approvals: All statements at hand.
+        installation: The installation that it has to be meant for.
+        previous: The statement that it has to build on.
 
     Raises:
         UserError: None or several are, or the one says less than the change does.
@@ -117,7 +126,7 @@ def statement_of(
         for signed in approvals
         if (s := signed.statement).config == change.name
         and (s.before, s.after, s.regions) == (change.before, change.after, change.regions)
-        and s.installation == installation
+        and (s.installation, s.previous) == (installation, previous)
     ]
     if len(found) != 1:
         raise UserError(
@@ -133,16 +142,20 @@ def statement_of(
     return found[0]
 
 
-def last_statement(old: SafetyConfig | None, approvals: Sequence[SignedStatement]) -> str | None:
-    """The statement that a version rests on, by the statements that lie beside the config.
+def last_statement(
+    old: SafetyConfig | None, new: SafetyConfig, approvals: Sequence[SignedStatement]
+) -> str | None:
+    """The statement that a step has to name, by the statements that lie beside the config.
 
-    It is the one that leads to that version, and the last one where the history came back to it.
+    It is the one that leads to the old version, and the last one where the history came back to
+    it. Of a config that is added it is the last one of all, from before it was removed.
 
     Raises:
         UserError: Several might be it.
     """
-    terms = None if old is None else terms_digest(old)
-    leading = {s.digest for s in approvals if s.statement.after == terms}
+    terms, wanted = None if old is None else terms_digest(old), terms_digest(new)
+    pending = {s.digest for s in approvals if _is_step(s.statement, terms, wanted)}
+    leading = {s.digest for s in approvals if old is None or s.statement.after == terms} - pending
     previous = {s.digest: s.statement.previous for s in approvals}
     found = sorted(leading - {d for digest in leading for d in _ancestors(digest, previous)})
     if len(found) > 1:
@@ -152,6 +165,10 @@ def last_statement(old: SafetyConfig | None, approvals: Sequence[SignedStatement
             "storage root that keeps what is accepted with --root"
         )
     return found[0] if found else None
+
+
+def _is_step(statement: Statement, before: str | None, after: str) -> bool:
+    return (statement.before, statement.after) == (before, after)
 
 
 def _ancestors(digest: str, previous: Mapping[str, str | None]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from cosalign.domain.fingerprint import fingerprint
 from cosalign.domain.increment_policy import Decision, IncrementPolicy, decide
 from cosalign.retraining.admitted_configs import Admitted, Rules, Verdict, admit_all
+from cosalign.retraining.audit_rows import record_histories, record_verdicts
 from cosalign.retraining.desired_configs import ConfigSource, DesiredConfigs
 from cosalign.retraining.lane_step import Next, RetryRules, next_step
 from cosalign.retraining.model_standing import KnownModel, known_model, standing_of, wanted_of
@@ -155,10 +156,15 @@ class Reconciler:
         self._done = []
         for _ in range(_TRIES - 1):
             try:
-                return self._tick()
+                return self._recorded(self._tick())
             except GenerationMismatch:
                 log.info("looked_again", reconcile=self.name)
-        return self._tick()
+        return self._recorded(self._tick())
+
+    def _recorded(self, tick: Tick) -> Tick:
+        """Gives all that was decided, by whomever, its row in the audit log."""
+        record_histories(self.accepted, self.pointer, self._lanes)
+        return tick
 
     def _tick(self) -> Tick:
         now = storage_time(self.storage, f"reconcile/{self.name}/clock")
@@ -209,6 +215,7 @@ class Reconciler:
         ]
         number = before.number if before else 0
         at = moment.isoformat(timespec="seconds")
+        record_verdicts(self.storage, admitted.verdicts, self.settings.by)
         made = self.accepted.publish(configs, self.settings.by, at, number)
         if made.number != number:
             self._note(f"published accepted set {made.number}: {len(made.configs)} configs")

@@ -135,6 +135,14 @@ class GuardedHistory(Generic[Entry]):
             self._swing(head)
         return head
 
+    def entry(self, number: int) -> Entry | None:
+        """The entry of a number; ``None`` where there is none."""
+        return self._entry(number)
+
+    def path_of(self, number: int) -> str:
+        """Where the entry of a number lies under the root."""
+        return self._path(number)
+
     def _differs(self, entry: Entry) -> DataError:
         return DataError(
             f"{self.storage.uri_of(self.folder)}: {CURRENT_FILE} is not entry {entry.number} "

@@ -1,0 +1,132 @@
+"""The audit log's rows on what reconcile does: who allowed which config, and which runs followed.
+
+What admits a config is kept with its row, the signed statement and its signatures, so that an
+auditor can check them years later without the repository that they came from. Approvals and
+refusals are recorded before the accepted set is published: who dies in between records nothing
+twice. All else follows from guarded histories, also where another process died before its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from cosalign.domain.fingerprint import Json, content_sha256
+from cosalign.inference.promotion_audit import record_choices
+from cosalign.retraining.admission import Admission, Reason
+from cosalign.retraining.admitted_configs import Verdict
+from cosalign.retraining.approvals import as_bundle
+from cosalign.retraining.run_lane import LaneEntry, RunLane
+from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, AcceptedSet
+from cosalign.store.audit_log import AuditLog
+from cosalign.store.history_audit import Row, artifact, record_history
+from cosalign.store.model_pointer import ModelPointer
+from cosalign.store.storage import Storage
+
+APPROVALS = "approvals"
+_SHOWN = 100
+
+
+def record_verdicts(storage: Storage, verdicts: Iterable[Verdict], by: str) -> None:
+    """Records each approval that admitted a config, and each refusal, once.
+
+    Args:
+        storage: The storage root.
+        verdicts: What became of the configs that are wanted.
+        by: Who judged.
+    """
+    log = AuditLog(storage)
+    for verdict in verdicts:
+        if verdict.admission is not None and verdict.reason == Reason.APPROVED:
+            _record_approval(storage, log, verdict, verdict.admission)
+        elif verdict.refused:
+            _record_refusal(log, verdict, by)
+
+
+def record_histories(accepted: AcceptedSet, pointer: ModelPointer, lanes: Iterable[RunLane]) -> int:
+    """Gives all that was published, promoted and run its rows; gives how many were added."""
+    log = AuditLog(accepted.storage)
+    added = record_history(accepted, log, lambda now, then: _accepted_row(accepted, now, then))
+    added += record_choices(pointer)
+    return added + sum(record_history(lane, log, partial(_run_row, lane)) for lane in lanes)
+
+
+def _record_approval(
+    storage: Storage, log: AuditLog, verdict: Verdict, admission: Admission
+) -> None:
+    signed = next(s for s in verdict.desired.approvals if s.digest == admission.statement)
+    path = f"{APPROVALS}/{signed.digest}.json"
+    data = as_bundle([signed]).encode()
+    if log.find("ConfigApproved", signed.digest) is not None:
+        return
+    storage.write_bytes(path, data)
+    details: dict[str, Json] = {
+        "effect": admission.change.effect.value, "approvers": list(admission.approvers),
+        "regions": list(admission.change.regions), "before": admission.change.before,
+        "after": admission.change.after, "demands": signed.statement.demands,
+        "namespace": verdict.desired.namespace, "statement": signed.digest,
+        "parts": [[part.field, part.effect.value] for part in admission.change.parts],
+    }  # fmt: skip
+    log.append(
+        "ConfigApproved", verdict.desired.name, by=admission.author or "",
+        identity=signed.digest, artifacts={path: content_sha256(data)}, at=None, **details,
+    )  # fmt: skip
+
+
+def _record_refusal(log: AuditLog, verdict: Verdict, by: str) -> None:
+    desired, admission = verdict.desired, verdict.admission
+    wanted = admission.change.after if admission else None
+    details: dict[str, Json] = {
+        "reason": verdict.reason, "after": wanted, "namespace": desired.namespace,
+        "effect": admission.change.effect.value if admission else None,
+        "author": admission.author if admission else None,
+        "approvers": list(admission.approvers) if admission else [],
+    }  # fmt: skip
+    identity = f"{desired.namespace or ''}/{desired.name}/{wanted}/{verdict.reason}"
+    log.append(
+        "ConfigRefused", desired.name, by=by, identity=identity, artifacts=None, at=None, **details
+    )
+
+
+def _accepted_row(history: AcceptedSet, now: AcceptedConfigs, then: AcceptedConfigs | None) -> Row:
+    before = {config.key: config for config in then.configs} if then else {}
+    after = {config.key: config for config in now.configs}
+    changed = [c for key, c in after.items() if key not in before or not c.accepted_as(before[key])]
+    followed = [
+        c for key, c in after.items()
+        if c not in changed and c.followed_by != before[key].followed_by
+    ]  # fmt: skip
+    details: dict[str, Json] = {
+        "set": now.digest, "configs": len(after), "accepted": len(changed),
+        "changes": [_shown(config) for config in changed[:_SHOWN]],
+        "withdrawn": ["/".join(key) for key in sorted(before.keys() - after.keys())][:_SHOWN],
+        "followed": {"/".join(c.key): c.followed_by for c in followed[:_SHOWN]},
+    }  # fmt: skip
+    event = "ConfigsAccepted" if changed or before.keys() - after.keys() else "ConfigsFollowed"
+    return Row(event, history.name, now.by, now.at, {}, details)
+
+
+def _shown(config: AcceptedConfig) -> Json:
+    return {
+        "name": "/".join(config.key), "region": config.region, "digest": config.digest,
+        "approvers": list(config.approvers), "statement": config.statement,
+    }  # fmt: skip
+
+
+def _run_row(lane: RunLane, entry: LaneEntry, before: LaneEntry | None) -> Row:  # noqa: ARG001
+    plan, outcome = entry.plan, entry.outcome
+    details: dict[str, Json] = {
+        "lane": lane.lane, "kind": plan.kind, "reason": plan.reason, "attempt": entry.attempt,
+        "run_id": entry.run_id, "inputs": plan.inputs, "config": plan.config_digest,
+        "current": plan.model, "covers": len(plan.covers), "about": list(plan.demands[:_SHOWN]),
+    }  # fmt: skip
+    artifacts = artifact(lane.storage, plan.config_uri)
+    if outcome is not None:
+        details |= {
+            "ending": outcome.ending, "model": outcome.model, "passed": outcome.passed,
+            "promoted": outcome.promoted, "pairs": outcome.pairs, "record": outcome.record,
+        }  # fmt: skip
+        for uri in (outcome.gate, outcome.record):
+            artifacts |= artifact(lane.storage, uri) if uri else {}
+    event = f"Run{entry.phase.capitalize()}"
+    return Row(event, entry.run, entry.holder, entry.at, artifacts, details)
