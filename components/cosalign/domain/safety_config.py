@@ -48,6 +48,8 @@ class Metadata(StrictModel):
     namespace: str | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    generate_name: str | None = Field(default=None, alias="generateName")
+    self_link: str | None = Field(default=None, alias="selfLink")
     uid: str | None = None
     resource_version: str | None = Field(default=None, alias="resourceVersion")
     generation: int | None = None

@@ -1,6 +1,6 @@
 """The few requests that a pod makes to its own cluster, over the REST API.
 
-httpx rather than the kubernetes package: what is needed is six verbs on three kinds, and that
+httpx rather than the kubernetes package: what is needed is eight verbs on five kinds, and that
 package brings pins of its own (urllib3, and kfp holds it below 31) into an image that has no other
 use for it. Types of custom objects come from their projects' own packages. Three things that
 clients get wrong are taken care of: tokens are rotated under a running process, so the file is read
@@ -36,12 +36,18 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 PATIENCE_SECONDS = 600.0
+PAGE = 500
+"""Objects of one answer to a list."""
 
 Object = dict[str, Any]
 
 
 class AlreadyExistsError(Exception):
     """Another object has the name."""
+
+
+class ConflictError(Exception):
+    """The object is not as it was when it was read."""
 
 
 class NoSuchObjectError(Exception):
@@ -139,6 +145,41 @@ class KubernetesApi:
                 attempt whose answer was lost.
         """
         made: Object = self._answer("POST", path, json=item).json()
+        return made
+
+    def list_all(self, path: str) -> list[Object]:
+        """All objects of a kind, in pages, so that a thousand of them fit an answer.
+
+        Args:
+            path: Of the kind, with its namespace.
+        """
+        found: list[Object] = []
+        token = ""
+        while True:
+            more = {"continue": token} if token else {}
+            page = self.get(path, limit=str(PAGE), **more)
+            found += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue") or ""
+            if not token:
+                return found
+
+    def patch(self, path: str, change: Object) -> Object:
+        """Merges a change into an object, or into its status where the path ends so.
+
+        Args:
+            path: The object's.
+            change: What to change; with ``metadata.resourceVersion`` only of that version.
+
+        Raises:
+            ConflictError: The object is of another version.
+            NoSuchObjectError: There is none.
+        """
+        headers = {"Content-Type": "application/merge-patch+json"}
+        body = json.dumps(change).encode()
+        try:
+            made: Object = self._answer("PATCH", path, content=body, headers=headers).json()
+        except AlreadyExistsError as problem:
+            raise ConflictError(str(problem)) from None
         return made
 
     def delete(self, path: str, uid: str) -> None:
@@ -239,11 +280,19 @@ class KubernetesApi:
     def _sent(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         import httpx
 
+        given = options.get("headers", {})
+        rest = {key: value for key, value in options.items() if key != "headers"}
+
+        def send() -> httpx.Response:
+            return self._http.request(
+                method, path, headers={**given, **self._authorization()}, **rest
+            )
+
         try:
-            answer = self._http.request(method, path, headers=self._authorization(), **options)
+            answer = send()
             if answer.status_code == HTTPStatus.UNAUTHORIZED:
                 # The token was replaced between reading and sending it.
-                answer = self._http.request(method, path, headers=self._authorization(), **options)
+                answer = send()
         except httpx.TransportError as problem:
             raise TransientError(
                 f"the Kubernetes API server does not answer ({type(problem).__name__}); try again "
@@ -275,7 +324,7 @@ def _refusal(answer: httpx.Response, asked: str) -> Exception:
     if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return ConfigError(
             f"Kubernetes refuses this pod's service account: {message}. Bind it to the role that "
-            "the chart makes for the training step"
+            "the chart makes for it"
         )
     if code == HTTPStatus.TOO_MANY_REQUESTS or answer.is_server_error:
         return TransientError(f"the Kubernetes API server answers {code}; try again later")

@@ -48,6 +48,14 @@ COMMANDS = {
         "cosalign.pipelines.upload_command:pipelines",
         "Upload pipelines to Kubeflow Pipelines.",
     ),
+    "reconcile": LazyCommand(
+        "cosalign.retraining.commands:reconcile_command",
+        "Do what safety configs ask for: accept, measure, train, promote.",
+    ),
+    "status": LazyCommand(
+        "cosalign.retraining.commands:status_command",
+        "Show what became of each region's safety config.",
+    ),
     "chat": LazyCommand(
         "cosalign.pipelines.chat_command:chat_command",
         "Talk with a trained model under a safety config.",
