@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cosalign.domain.validation import StrictModel
+from cosalign.retraining.admission import Reason
 from cosalign.retraining.admitted_configs import Verdict
 from cosalign.retraining.reconcile import Tick
 from cosalign.retraining.run_lane import LaneEntry, Measure
@@ -118,14 +119,19 @@ def _standing(tick: Tick, verdict: Verdict, accepted: AcceptedConfig | None) -> 
 
 
 def _of_admission(verdict: Verdict, accepted: AcceptedConfig | None) -> tuple[Condition, Condition]:
-    message = verdict.message
+    reason, message = verdict.reason, verdict.message
+    if verdict.accepted and accepted is not None and reason == Reason.UNCHANGED:
+        # Of a version that was accepted before, why it was: that there is nothing new is no reason.
+        who = ", ".join(accepted.approvers)
+        reason = str(Reason.APPROVED if who else Reason.APPROVALS_WAIVED)
+        message = f"approved by {who}" if who else "approvals are not required here"
     if not verdict.accepted and accepted is not None:
         message += "; the version that was accepted before stays in force"
     says: Truth = "True" if verdict.accepted else "False"
     refused: Truth = "True" if verdict.refused else "False"
     return (
-        Condition(type="Accepted", status=says, reason=verdict.reason, message=message),
-        Condition(type="Refused", status=refused, reason=verdict.reason, message=message),
+        Condition(type="Accepted", status=says, reason=reason, message=message),
+        Condition(type="Refused", status=refused, reason=reason, message=message),
     )
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.option("--configs", metavar="ADDRESS", help="A folder of safety configs, local or gs://.")
 @click.option("--kubernetes", is_flag=True, help="Read SafetyConfigs of the cluster this runs in.")
 @click.option("--config-namespace", "config_namespaces", multiple=True, metavar="NAME",
-              help="Of them, those of this namespace; may be repeated. The pod's own by default.")  # fmt: skip
+              help="Of which namespace, the pod's own by default; may be repeated.")  # fmt: skip
 @click.option("--approvers", metavar="ADDRESS",
-              help="Who may propose and approve. With --local, nobody is asked where it is missing.")  # fmt: skip
+              help="Who may propose and approve; with --local it may be left out.")  # fmt: skip
 @click.option("--local", is_flag=True, help="Carry runs out on this machine, to their end.")
 @click.option("--host", envvar="KF_PIPELINES_ENDPOINT", metavar="URL", help="Kubeflow's API.")
 @click.option("--namespace", metavar="NAME", help="Yours, on a multi-user Kubeflow.")
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
               help="When which run is due: evaluate_first, max_increments, max_drift, "
               "max_added_share, max_days; may be repeated.")  # fmt: skip
 @click.option("--increment", "increment", multiple=True, metavar="KEY=VALUE",
-              help="Of increments: start, prompts, responses, replay_share, epochs, seed.")  # fmt: skip
+              help="start, prompts, responses, replay_share, epochs, seed.")  # fmt: skip
 @click.option("--full", is_flag=True, help="Where a training is due, make it a full run.")
 @click.option("--by", default="reconcile", show_default=True, metavar="NAME",
               help="In whose name things are recorded.")  # fmt: skip

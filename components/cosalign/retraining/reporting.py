@@ -81,17 +81,16 @@ def report(storage: Storage, tick: Tick, name: str, by: str, outside: Outside) -
 
 def _new_refusals(tick: Tick, before: Status | None, status: Status) -> list[Verdict]:
     known = {
-        (config.key, config.digest, config.condition("Refused").reason)
+        (config.key, config.digest, config.condition("Refused").message)
         for config in (before.configs if before else ())
         if config.condition("Refused").status == "True"
     }
-    now = {config.key: config for config in status.configs}
-    return [
-        verdict
-        for verdict in tick.verdicts
-        if verdict.refused
-        and (verdict.desired.key, now[verdict.desired.key].digest, verdict.reason) not in known
-    ]
+    new = {
+        config.key
+        for config in status.configs
+        if (config.key, config.digest, config.condition("Refused").message) not in known
+    }
+    return [v for v in tick.verdicts if v.refused and v.desired.key in new]
 
 
 def _count(status: Status, at: float, pending: int, outside: Outside) -> None:

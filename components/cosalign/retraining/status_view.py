@@ -93,7 +93,6 @@ def status_page(status: Status) -> str:
     from cosalign.runtime.pages import page_template
 
     template = page_template("cosalign.retraining", "status.html.j2")
-    template.environment.filters |= {"words_apart": _words_apart, "lower_words": _lower_words}
     counts = Counter(config.phase for config in status.configs)
     return template.render(
         status=status,
@@ -103,6 +102,7 @@ def status_page(status: Status) -> str:
         troubles=_troubles(status),
         mark=lambda phase: "bad" if phase in _BAD else "done" if phase == "Promoted" else "",
         reason=reason_of,
+        words=_words_apart,
     )
 
 
@@ -136,8 +136,4 @@ def _shortened(text: str) -> str:
 
 
 def _words_apart(phase: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", phase)
-
-
-def _lower_words(phase: str) -> str:
-    return _words_apart(phase).lower()
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda found: f" {found[0].lower()}", phase)
