@@ -49,11 +49,11 @@ COMMANDS = {
         "Upload pipelines to Kubeflow Pipelines.",
     ),
     "reconcile": LazyCommand(
-        "cosalign.retraining.commands:reconcile_command",
+        "cosalign.retraining.reconcile_commands:reconcile_command",
         "Do what safety configs ask for: accept, measure, train, promote.",
     ),
     "status": LazyCommand(
-        "cosalign.retraining.commands:status_command",
+        "cosalign.retraining.reconcile_commands:status_command",
         "Show what became of each region's safety config.",
     ),
     "chat": LazyCommand(
