@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         known = {p["name"] for p in operation.get("parameters", []) if p["in"] == "query"}
         wrong = [f"{path}: no query parameter {name!r}" for name in query.keys() - known]
         self.kubeflow.violations += wrong
-        if data is None:
+        if not data:
             return None
         if "multipart/form-data" in operation.get("consumes", []):
             return _uploaded(self.headers.get("Content-Type", ""), data)
