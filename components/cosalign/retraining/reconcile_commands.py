@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cosalign.retraining.connection import connection_options
+
 if TYPE_CHECKING:
     from cosalign.retraining.reconcile import Tick
     from cosalign.retraining.status_file import Status
@@ -25,11 +27,7 @@ if TYPE_CHECKING:
 @click.option("--approvers", metavar="ADDRESS",
               help="Who may propose and approve; with --local it may be left out.")  # fmt: skip
 @click.option("--local", is_flag=True, help="Carry runs out on this machine, to their end.")
-@click.option("--host", envvar="KF_PIPELINES_ENDPOINT", metavar="URL", help="Kubeflow's API.")
-@click.option("--namespace", metavar="NAME", help="Yours, on a multi-user Kubeflow.")
-@click.option("--token-env", metavar="VARIABLE", help="Environment variable of a bearer token.")
-@click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="File of a bearer token, read when it is needed.")  # fmt: skip
+@connection_options
 @click.option("--experiment", default="cosalign", show_default=True, metavar="NAME")
 @click.option("--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE",
               help="Of runs whose pipeline takes it: text, or JSON; may be repeated.")  # fmt: skip

@@ -18,6 +18,7 @@ from cosalign.domain.yaml_text import yaml_value
 from cosalign.judging.stored_readings import StoredReadings
 from cosalign.retraining.admitted_configs import Rules
 from cosalign.retraining.approvers import Approvers, read_approvers
+from cosalign.retraining.connection import open_kubeflow
 from cosalign.retraining.desired_configs import ConfigSource, FolderSource, Taxonomies
 from cosalign.retraining.kubeflow_submitter import KubeflowSubmitter
 from cosalign.retraining.lane_step import RetryRules
@@ -29,7 +30,6 @@ from cosalign.retraining.run_orders import RunMaker
 from cosalign.retraining.settling import SettleRules
 from cosalign.retraining.shipped_pipelines import PIPELINES, shipped_pipeline
 from cosalign.retraining.status_file import Status
-from cosalign.retraining.submission import open_kubeflow
 from cosalign.retraining.submitters import Submitter
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.run_config import load_run_config
