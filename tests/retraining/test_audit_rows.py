@@ -19,12 +19,12 @@ from tests.retraining.approval_world import (
 from tests.retraining.reconcile_world import Crash, DyingStorage, World, document, promote
 from tests.retraining.test_reconcile_crashes import LEFT_BEHIND
 
-from cosalign.inference.promotion_audit import record_choices
 from cosalign.retraining.approvals import ANNOTATION, as_bundle, parse_bundle, verify_signatures
 from cosalign.retraining.approvers import parse_approvers
 from cosalign.store.audit_log import AuditEntry, AuditLog
 from cosalign.store.audit_verification import verify_log
 from cosalign.store.model_pointer import ModelPointer
+from cosalign.store.promotion_audit import record_choices
 from cosalign.store.storage import Storage, open_storage
 
 BANK = document("eu-bank", "financial_crime_theft")

@@ -24,7 +24,6 @@ from cosalign.inference.model_manifest import (
     verify_model,
 )
 from cosalign.inference.models import resolve_model
-from cosalign.inference.promotion_audit import record_choices
 from cosalign.store.gate_file import GATE_FILE, ModelRef, StoredGate, read_gate
 from cosalign.store.model_pointer import (
     Choice,
@@ -33,6 +32,7 @@ from cosalign.store.model_pointer import (
     first_promotion,
     rollback_target,
 )
+from cosalign.store.promotion_audit import record_choices
 from cosalign.store.storage import Storage, open_storage
 
 

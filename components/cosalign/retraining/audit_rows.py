@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from functools import partial
 
 from cosalign.domain.fingerprint import Json, content_sha256
-from cosalign.inference.promotion_audit import record_choices
 from cosalign.retraining.admission import Admission, Reason
 from cosalign.retraining.admitted_configs import Verdict
 from cosalign.retraining.approvals import as_bundle
@@ -21,6 +20,7 @@ from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, Acc
 from cosalign.store.audit_log import AuditLog
 from cosalign.store.history_audit import Row, artifact, record_history
 from cosalign.store.model_pointer import ModelPointer
+from cosalign.store.promotion_audit import record_choices
 from cosalign.store.storage import Storage
 
 APPROVALS = "approvals"

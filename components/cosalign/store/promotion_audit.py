@@ -1,15 +1,21 @@
-"""The audit log's rows on promotions and rollbacks: which model, of which data, on whose word."""
+"""The audit log's rows on promotions and rollbacks: which model, of which data, on whose word.
+
+What a released model was made from is read from its manifest as plain JSON: the manifest's own
+reader needs what models need, and who records promotions may run where none can be loaded.
+"""
 
 from __future__ import annotations
 
-from cosalign.domain.errors import ModelError
+import json
+
 from cosalign.domain.fingerprint import Json
-from cosalign.inference.model_manifest import MANIFEST_FILE, read_model_manifest
 from cosalign.store.audit_log import AuditLog
 from cosalign.store.history_audit import Row, artifact, record_history
 from cosalign.store.model_pointer import Entry, ModelPointer
 from cosalign.store.storage import Storage
 
+MANIFEST_FILE = "model-manifest.json"
+"""See ``inference/model_manifest.py``."""
 EVENTS = {"promote": "Promoted", "rollback": "RolledBack"}
 
 
@@ -41,11 +47,11 @@ def _made_from(storage: Storage, entry: Entry) -> dict[str, Json]:
     if folder == entry.uri or storage.stat(f"{folder}/{MANIFEST_FILE}") is None:
         return {}
     try:
-        manifest = read_model_manifest(storage, folder)
-    except ModelError:
-        return {}
-    return {
-        "data": {name: table.sha256 for name, table in manifest.tables.items()},
-        "configs": manifest.configs_digest,
-        "step": manifest.step,
-    }
+        manifest = json.loads(storage.read_bytes(f"{folder}/{MANIFEST_FILE}"))
+        return {
+            "data": {name: table["sha256"] for name, table in manifest["tables"].items()},
+            "configs": manifest["configs_digest"],
+            "step": manifest["step"],
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # Torn; the digest among the artifacts is what counts.
