@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.inference.released import manifest_of
 from tests.retraining.approval_world import (
     Keys,
     approvers_file,
@@ -19,6 +20,8 @@ from tests.retraining.approval_world import (
 from tests.retraining.reconcile_world import Crash, DyingStorage, World, document, promote
 from tests.retraining.test_reconcile_crashes import LEFT_BEHIND
 
+from cosalign.inference.model_manifest import manifest_bytes
+from cosalign.inference.models import resolve_model
 from cosalign.retraining.approvals import ANNOTATION, as_bundle, parse_bundle, verify_signatures
 from cosalign.retraining.approvers import parse_approvers
 from cosalign.store.audit_log import AuditEntry, AuditLog
@@ -137,6 +140,21 @@ def test_rows_that_a_crash_prevented_are_added_in_order(tmp_path: Path) -> None:
         None, found[0].details["model"], found[1].details["model"],
     ]  # fmt: skip
     assert verify_log(storage).faults == ()
+
+
+def test_a_released_models_row_says_what_it_was_made_from(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    model = resolve_model("double:a", tmp_path)
+    storage.write_bytes("training/1/model-manifest.json", manifest_bytes(manifest_of(model)))
+    promote(storage, "main", storage.uri_of("training/1"))
+    record_choices(ModelPointer(storage, "main"))
+    (entry,) = rows(str(tmp_path))
+    assert entry.details["data"] == {"pairs": "6" * 64}
+    assert (entry.details["configs"], entry.details["step"]) == ("7" * 64, "0" * 64)
+    assert "training/1/model-manifest.json" in entry.artifacts
+    storage.write_bytes("training/1/model-manifest.json", b"{}")
+    (fault,) = verify_log(storage).faults
+    assert fault.where.endswith("training/1/model-manifest.json")
 
 
 def test_an_altered_history_is_found_by_the_rows_that_rest_on_it(tmp_path: Path) -> None:

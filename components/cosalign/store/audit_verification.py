@@ -110,6 +110,8 @@ class _Chain:
         found = []
         for stat in self.storage.list(f"{FOLDER}/entries"):
             name = stat.path.rpartition("/")[2].removesuffix(".json")
+            if not stat.path.endswith(".json"):
+                continue  # Nothing reads it; a copied folder has its lock files, say.
             if name.isdigit() and stat.path == entry_path(int(name)) and int(name):
                 found.append(int(name))
             else:
