@@ -43,7 +43,7 @@ def world(tmp_path: Path, api: KubernetesApi) -> World:
 def reconcile(world: World, api: KubernetesApi, count: int = 1) -> None:
     for _ in range(count):
         tick = world.reconciler().tick()
-        report(world.storage, tick, "main", "reconcile", Outside(KubernetesReporter(api)))
+        report(world.storage, tick, "main", Outside(KubernetesReporter(api)))
 
 
 def reasons(server: ConfigServer) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ def test_an_object_that_goes_meanwhile_is_no_error(
     server.before_patch = server.touch
     tick = world.reconciler().tick()
     del server.configs["regions", "eu-bank"]
-    report(world.storage, tick, "main", "reconcile", Outside(KubernetesReporter(api)))
+    report(world.storage, tick, "main", Outside(KubernetesReporter(api)))
     reconcile(world, api)
 
 

@@ -1,4 +1,4 @@
-"""What is told of a tick: audit rows once and completely, signed notices, metrics, a page."""
+"""What is told of a tick: signed notices, metrics, a status, a page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.retraining.reconcile_world import Crash, DyingStorage, World, document
+from tests.retraining.reconcile_world import World, document
 
 from cosalign.domain.errors import ConfigError, DataError
 from cosalign.pipelines.command_line import main as cosalign
@@ -26,8 +26,7 @@ from cosalign.retraining.reconcile import Tick
 from cosalign.retraining.reporting import Outside, report
 from cosalign.retraining.status_file import Status, StatusFile
 from cosalign.retraining.submitters import SubmittedRun
-from cosalign.store.audit_log import AuditEntry, AuditLog
-from cosalign.store.storage import Storage
+from cosalign.store.audit_log import AuditLog
 
 BANK = document("eu-bank", "financial_crime_theft")
 SCHOOL = document("no-school")
@@ -44,97 +43,8 @@ def world(tmp_path: Path) -> World:
 def told(world: World, count: int = 1, outside: Outside | None = None) -> tuple[Tick, Status]:
     for _ in range(count):
         tick = world.reconciler().tick()
-        status = report(world.storage, tick, "main", "reconcile", outside or Outside())
+        status = report(world.storage, tick, "main", outside or Outside())
     return tick, status
-
-
-def rows(world: World, event: str) -> list[AuditEntry]:
-    return [entry for entry in AuditLog(world.storage).entries() if entry.event == event]
-
-
-def changes(entry: AuditEntry, kind: str) -> list[str]:
-    listed = cast("list[dict[str, Any]]", entry.details[kind])
-    return [row["name"] for row in listed]
-
-
-def test_the_audit_log_says_what_was_accepted_run_and_promoted(world: World) -> None:
-    world.wants(BANK, SCHOOL)
-    told(world, 3)
-    world.wants(BANK)
-    told(world)
-    (accepted,) = rows(world, "ConfigsAccepted")
-    assert changes(accepted, "accepted") == ["eu-bank", "no-school"]
-    (withdrawn,) = rows(world, "ConfigsWithdrawn")
-    assert (withdrawn.subject, changes(withdrawn, "withdrawn")) == ("no-school", ["no-school"])
-    (claimed,), (submitted,), (ended,) = (
-        rows(world, f"Run{word}") for word in ("Claimed", "Submitted", "Ended")
-    )
-    assert claimed.subject == submitted.subject == ended.subject == world.names[0]
-    assert (ended.details["ending"], ended.details["promoted"]) == ("succeeded", True)
-    assert [path.rpartition("/")[2] for path in ended.artifacts] == ["gate.json"]
-    (promoted,) = rows(world, "ModelPromoted")
-    assert promoted.subject == ended.details["measured_model"]
-    assert promoted.details["run"] == world.names[0]
-
-
-def test_a_refusal_stands_in_the_log_once(world: World) -> None:
-    world.wants(BANK, document("no-school", "no_such_risk"))
-    told(world, 3)
-    (refused,) = rows(world, "ConfigsRefused")
-    assert refused.subject == "no-school"
-    world.wants(BANK, document("no-school", "another_wrong_risk"))
-    told(world, 2)
-    assert len(rows(world, "ConfigsRefused")) == 2
-
-
-def test_of_a_thousand_configs_one_row_tells(world: World) -> None:
-    world.wants(*(document(f"r{n}-x") for n in range(40)))
-    told(world)
-    (accepted,) = rows(world, "ConfigsAccepted")
-    assert accepted.subject == "main"
-    assert len(changes(accepted, "accepted")) == 40
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before a write", "after a write"])
-def test_whoever_dies_while_telling_leaves_nothing_out_and_nothing_doubled(
-    world: World, after: bool
-) -> None:
-    world.wants(BANK, document("no-school", "no_such_risk"))
-    ticks = [world.reconciler().tick() for _ in range(3)]
-    at = 0
-    while True:
-        at += 1
-        dying = DyingStorage(world.storage, at, after)
-        try:
-            report(cast("Storage", dying), ticks[-1], "main", "reconcile", Outside())
-        except Crash:
-            continue
-        if not dying.died:
-            break
-    told(world, 2)
-    counts = {event: len(rows(world, event)) for event in (
-        "ConfigsAccepted", "ConfigsRefused", "RunClaimed", "RunSubmitted", "RunEnded",
-        "ModelPromoted",
-    )}  # fmt: skip
-    assert set(counts.values()) == {1}, counts
-
-
-def test_two_at_once_tell_everything_once(world: World) -> None:
-    world.wants(BANK)
-    ticks = [world.reconciler().tick() for _ in range(3)]
-    threads = [
-        threading.Thread(
-            target=report, args=(world.storage, ticks[-1], "main", "reconcile", Outside())
-        )
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    events = [entry.event for entry in AuditLog(world.storage).entries()]
-    wanted = ["ConfigsAccepted", "ModelPromoted", "RunClaimed", "RunEnded", "RunSubmitted"]
-    assert sorted(events) == wanted
 
 
 @dataclass

@@ -40,7 +40,8 @@ log = get_logger(__name__)
 NOT_ASKED = Approvers("local", required=False, people={})
 """On one's own machine nobody has to be asked; on a cluster the file has to say so."""
 
-_SET_BY_RECONCILE = {"previous", "configs", "model"}
+SET_BY_RECONCILE = {"previous", "configs", "model"}
+"""Fields of the group ``increment`` that reconcile fills in."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class Reconciling:
         """One look; where runs are carried out here, looks until nothing is done any more."""
         while True:
             tick = self.reconciler.tick()
-            name, by = self.reconciler.name, self.reconciler.settings.by
-            yield tick, report(self.storage, tick, name, by, self.outside)
+            yield tick, report(self.storage, tick, self.reconciler.name, self.outside)
             if not (self.reconciler.submitter.by_hand and tick.done):
                 return
 
@@ -121,7 +121,7 @@ def _settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _increment(given: Sequence[str]) -> dict[str, Any]:
-    known = set(IncrementGroup.model_fields) - _SET_BY_RECONCILE
+    known = set(IncrementGroup.model_fields) - SET_BY_RECONCILE
     return _fields("--increment", given, known)
 
 

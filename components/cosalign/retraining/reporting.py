@@ -1,8 +1,8 @@
-"""All that is told of a tick: audit log, webhook, Kubernetes, metrics, and at last the status file.
+"""All that is told of a tick: Kubernetes, the status file, a webhook, metrics.
 
-In this order, with the status file at the end: whatever was told before a crash is told again by
-the next tick, where it stands once by its identity or is the same. What is told to the outside may
-fail without failing the tick; the audit log and the status file may not.
+(The audit log is the reconciler's own: ``audit_rows.py``.) A notice is put into the outbox, and
+objects are told, before the status file is written: what was told before a crash is told again by
+the next tick, and is the same. Webhook and pushgateway may be away without failing the tick.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cosalign.domain.errors import TransientError
-from cosalign.retraining.admitted_configs import Verdict
-from cosalign.retraining.audit_trail import audit, audit_refusals
 from cosalign.retraining.config_standing import ConfigStanding
 from cosalign.retraining.desired_configs import DesiredConfigs
 from cosalign.retraining.metrics import push_metrics, registry_of, write_metrics
 from cosalign.retraining.notices import Outbox, Webhook, changes_of
 from cosalign.retraining.reconcile import Tick
-from cosalign.retraining.status_file import Status, StatusFile, Told, status_of
+from cosalign.retraining.status_file import Status, StatusFile, status_of
 from cosalign.runtime.logs import get_logger
 from cosalign.store.storage import Storage
 
@@ -52,21 +50,18 @@ class Outside:
     pushgateway: str | None = None
 
 
-def report(storage: Storage, tick: Tick, name: str, by: str, outside: Outside) -> Status:
+def report(storage: Storage, tick: Tick, name: str, outside: Outside) -> Status:
     """Tells everybody what a tick found and did.
 
     Args:
         storage: The storage root.
         tick: What it found and did.
         name: As of the model that is reconciled.
-        by: In whose name.
         outside: Who is told.
     """
     file = StatusFile(storage, name)
     before, generation = file.read()
-    told = audit(storage, tick, name, by, before.told if before else Told())
-    status = status_of(tick, name, before, told)
-    audit_refusals(storage, name, by, _new_refusals(tick, before, status))
+    status = status_of(tick, name, before)
     outbox = Outbox(storage, name)
     changes = changes_of(before, status)
     if changes and outside.webhook is not None:
@@ -77,20 +72,6 @@ def report(storage: Storage, tick: Tick, name: str, by: str, outside: Outside) -
     pending = outbox.send(outside.webhook) if outside.webhook is not None else 0
     _count(status, tick.now, pending, outside)
     return status
-
-
-def _new_refusals(tick: Tick, before: Status | None, status: Status) -> list[Verdict]:
-    known = {
-        (config.key, config.digest, config.condition("Refused").message)
-        for config in (before.configs if before else ())
-        if config.condition("Refused").status == "True"
-    }
-    new = {
-        config.key
-        for config in status.configs
-        if (config.key, config.digest, config.condition("Refused").message) not in known
-    }
-    return [v for v in tick.verdicts if v.refused and v.desired.key in new]
 
 
 def _count(status: Status, at: float, pending: int, outside: Outside) -> None:

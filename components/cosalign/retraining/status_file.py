@@ -1,8 +1,8 @@
 """The last status of everything, in storage: what ``cosalign status`` shows, and what was told.
 
-``reconcile/NAME/status.json`` is written at the end of a tick, after all that is told of it: the
-audit log, notices, Kubernetes. Whoever dies before has told some of it; the next tick sees the old
-status, tells it again, and whatever has an identity stands there once.
+``reconcile/NAME/status.json`` is written at the end of a tick, after what is told of it: notices,
+Kubernetes. Whoever dies before has told some of it; the next tick sees the old status, and tells it
+again.
 """
 
 from __future__ import annotations
@@ -62,14 +62,6 @@ class ModelStanding(StrictModel):
     increments: int
 
 
-class Told(StrictModel):
-    """How far the audit log has come: numbers of the newest entries that were recorded there."""
-
-    accepted: int = 0
-    evaluate: int = 0
-    train: int = 0
-
-
 class Status(StrictModel):
     """Everything at one moment.
 
@@ -85,7 +77,6 @@ class Status(StrictModel):
         evaluate: The newest evaluation.
         train: The newest training.
         problems: Files that could not be read.
-        told: How far the audit log has come.
         configs: What became of each config.
     """
 
@@ -100,7 +91,6 @@ class Status(StrictModel):
     evaluate: RunStanding | None
     train: RunStanding | None
     problems: tuple[str, ...] = ()
-    told: Told = Told()
     configs: tuple[ConfigStanding, ...]
 
     @property
@@ -109,14 +99,13 @@ class Status(StrictModel):
         return {config.key: config for config in self.configs}
 
 
-def status_of(tick: Tick, name: str, before: Status | None, told: Told) -> Status:
+def status_of(tick: Tick, name: str, before: Status | None) -> Status:
     """The status that a tick leads to.
 
     Args:
         tick: What a look found and did.
         name: As of the model that is reconciled.
         before: The status before.
-        told: How far the audit log has come.
     """
     model = tick.model
     decision = tick.decision
@@ -130,7 +119,7 @@ def status_of(tick: Tick, name: str, before: Status | None, told: Told) -> Statu
         why=decision.sentence if decision else "nothing is wanted",
         settle_left=round(tick.settle_left, 1),
         evaluate=_run(tick.evaluate), train=_run(tick.train),
-        problems=tick.desired.problems, told=told,
+        problems=tick.desired.problems,
         configs=tuple(standings(tick, before.by_key if before else {})),
     )  # fmt: skip
 

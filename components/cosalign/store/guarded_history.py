@@ -109,14 +109,6 @@ class GuardedHistory(Generic[Entry]):
             raise self._differs(current)
         return found
 
-    def entry(self, number: int) -> Entry:
-        """An entry by its number.
-
-        Raises:
-            DataError: There is none, or it is torn.
-        """
-        return self._parsed(self._path(number))
-
     def append(self, make: Callable[[Link], Entry], expected: int) -> Entry:
         """Records an entry and swings the pointer to it.
 
