@@ -40,6 +40,7 @@ demo:
 	@$(DEMO_ENV) $(BIN)/cosalign run --profile demo
 	@echo
 	@echo "Talk with it:  $(BIN)/cosalign chat --config $$(ls profiles/demo/configs/*.yaml | head -n 1)"
+	@echo "Serve it:      $(BIN)/cosalign serve"
 
 $(DEMO_MODEL)/config.json: | setup
 	$(BIN)/cosalign model smollm2 $(DEMO_MODEL)

@@ -33,11 +33,11 @@ def second(tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Model
     return resolve_model(str(folder), tmp_path_factory.mktemp("cache"))
 
 
-def promote(storage: Storage, model: ModelFolder) -> None:
+def promote(storage: Storage, model: ModelFolder, uri: str = "") -> None:
     pointer = ModelPointer(storage, "main")
     head = pointer.head()
     choice = Choice(
-        action="promote", uri=str(model.path), digest=model.digest, by="t", at="2026-11-01"
+        action="promote", uri=uri or str(model.path), digest=model.digest, by="t", at="2026-11-01"
     )
     pointer.record(choice, head.number if head else 0)
 

@@ -51,9 +51,9 @@ def config_document(name: str, region: str, text: str, **spec: Any) -> dict[str,
     }
 
 
-def eventually(condition: Callable[[], Any], what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], what: str = "", seconds: float = WAIT_SECONDS) -> Any:
     """Waits for something that happens in the background."""
-    end = time.monotonic() + WAIT_SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
             return found

@@ -49,6 +49,40 @@ def check_gateway(settings: str) -> None:
         raise UserError(f"{refused} of {len(lines)} would be refused")
 
 
+@gateway.command("fetch-model")
+@click.option("--storage", required=True, metavar="ADDRESS", help="The storage root.")
+@click.option("--pointer", default="main", show_default=True, help="The pointer's name.")
+@click.option("--out", required=True, metavar="FOLDER", help="Where the model is put.")
+def fetch_model(storage: str, pointer: str, out: str) -> None:
+    """Fetch the promoted model, and write FOLDER/vllm.yaml, which its server is started with."""
+    from pathlib import Path
+
+    from cosalign.runtime.logs import configure_logs
+    from cosalign.serving.model_fetch import fetch_promoted
+
+    configure_logs()
+    fetch_promoted(storage, pointer, Path(out))
+
+
+@gateway.command("roll-models")
+@click.option("--storage", required=True, metavar="ADDRESS", help="The storage root.")
+@click.option("--pointer", default="main", show_default=True, help="The pointer's name.")
+@click.option("--deployment", required=True, metavar="NAME", help="Of the model servers.")
+def roll_models(storage: str, pointer: str, deployment: str) -> None:
+    """Keep this namespace's model servers on the promoted model; runs until it is ended."""
+    from cosalign.runtime.kubernetes_api import Cluster, KubernetesApi
+    from cosalign.runtime.logs import configure_logs
+    from cosalign.serving.model_rollout import ModelRollout
+    from cosalign.store.model_pointer import ModelPointer
+    from cosalign.store.storage import open_storage
+
+    configure_logs()
+    cluster = Cluster.own()
+    with KubernetesApi(cluster) as api:
+        current = ModelPointer(open_storage(storage), pointer)
+        ModelRollout(api, cluster.namespace, deployment, current).run()
+
+
 @gateway.command("key")
 @click.option(
     "--pepper",

@@ -36,11 +36,13 @@ class AnsweringModel:
 
     Attributes:
         digest: Its identity.
+        uri: Where it lies.
         served_name: What upstreams list it under.
         prompts: How it is asked.
     """
 
     digest: str
+    uri: str
     served_name: str
     prompts: PromptForm
 
@@ -116,7 +118,7 @@ def pinned_model(uri: str, digest: str, kind: PromptKind, cache: Path) -> Answer
     if folder is None:
         # No manifest says what the files should be, so all of them are looked at.
         folder = resolve_model(f"{address}@sha256:{digest}", cache)
-    return AnsweringModel(digest, digest, prompt_form(folder, kind))
+    return AnsweringModel(digest, uri, digest, prompt_form(folder, kind))
 
 
 def fixed_model(uri: str, served_name: str | None, kind: PromptKind, cache: Path) -> AnsweringModel:
@@ -133,8 +135,8 @@ def fixed_model(uri: str, served_name: str | None, kind: PromptKind, cache: Path
                 f"model {uri}: no tokenizer is known, so no token ids can be sent; add "
                 "?tokenizer=ADDRESS, or set upstreams.prompt to template or system"
             )
-        return AnsweringModel(folder.digest, name, MessagePrompts(argument=kind == "template"))
-    return AnsweringModel(folder.digest, name, prompt_form(folder, kind))
+        return AnsweringModel(folder.digest, uri, name, MessagePrompts(argument=kind == "template"))
+    return AnsweringModel(folder.digest, uri, name, prompt_form(folder, kind))
 
 
 def prompt_form(folder: ModelFolder, kind: PromptKind) -> PromptForm:

@@ -85,7 +85,7 @@ class UpstreamsGroup(StrictModel):
         total_seconds: Longest answer.
     """
 
-    urls: tuple[str, ...] = Field(min_length=1)
+    urls: tuple[str, ...] = ()
     every_address: bool = False
     prompt: Literal["tokens", "template", "system"] = "tokens"
     api_key_file: str | None = None
@@ -149,7 +149,7 @@ class GatewaySettings(StrictModel):
     listen: ListenGroup = ListenGroup()
     configs: ConfigsGroup = ConfigsGroup()
     model: ModelGroup = ModelGroup()
-    upstreams: UpstreamsGroup
+    upstreams: UpstreamsGroup = UpstreamsGroup()
     audit: AuditGroup = AuditGroup()
     cache: str = "~/.cache/cosalign"
     leak_guard_characters: int = Field(default=48, ge=0)
@@ -163,4 +163,7 @@ def read_gateway_settings(address: str) -> GatewaySettings:
         DataError: There is no such file.
     """
     raw = parse_yaml(read_uri(address).decode("utf-8", "replace"), address, ConfigError)
-    return validated(GatewaySettings, raw, address, ConfigError)
+    settings = validated(GatewaySettings, raw, address, ConfigError)
+    if not settings.upstreams.urls:
+        raise ConfigError(f"{address}: upstreams.urls: name at least one model server")
+    return settings

@@ -76,9 +76,15 @@ class UpstreamPool:
         able = [e for e in self._endpoints.values() if model in e.models and e not in tried]
         return min(able, key=lambda endpoint: endpoint.in_flight, default=None)
 
-    def in_flight(self, model: str) -> int:
-        """Requests that a model's servers are answering."""
-        return sum(e.in_flight for e in self._endpoints.values() if model in e.models)
+    def busy(self, url: str) -> bool:
+        """Whether a server is answering requests."""
+        endpoint = self._endpoints.get(url)
+        return endpoint is not None and endpoint.in_flight > 0
+
+    def forget(self, url: str) -> None:
+        """Sends nothing to a server any more."""
+        self.urls = tuple(one for one in self.urls if one != url)
+        self._endpoints.pop(url, None)
 
     def suspect(self, endpoint: Endpoint) -> None:
         """Notes that a server did not do what it said; the next probe may clear it."""

@@ -60,6 +60,10 @@ COMMANDS = {
         "cosalign.pipelines.chat_command:chat_command",
         "Talk with a trained model under a safety config.",
     ),
+    "serve": LazyCommand(
+        "cosalign.pipelines.serve_command:serve_command",
+        "Serve a trained model under each region's config, on this machine.",
+    ),
     "compile": LazyCommand(
         "cosalign.pipelines.compile_command:compile_command",
         "Compile the pipeline to KFP's JSON.",
