@@ -59,7 +59,7 @@ def _let_through(rule: Object, side: str, other: Peer, port: int, protocol: str)
     )
 
 
-def _may(
+def may(
     values: Values, pod: Labels, other: Peer, port: int, *, protocol: str = "TCP", out: bool = True
 ) -> bool:
     """Whether a pod may reach another place (or, with ``out=False``, be reached from there)."""
@@ -78,69 +78,69 @@ DEFAULTS: Values = {"trainer": {"enabled": True}}
 
 @pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER, CHECK])
 def test_what_all_need(pod: Labels) -> None:
-    assert _may(DEFAULTS, pod, DNS, 53, protocol="UDP")
-    assert _may(DEFAULTS, pod, DNS, 53)
-    assert _may(DEFAULTS, pod, "169.254.20.10", 53, protocol="UDP")
-    assert _may(DEFAULTS, pod, OUTSIDE, 443)
-    assert _may(DEFAULTS, pod, "169.254.169.252", 988)
-    assert _may(DEFAULTS, pod, "169.254.169.254", 80)
+    assert may(DEFAULTS, pod, DNS, 53, protocol="UDP")
+    assert may(DEFAULTS, pod, DNS, 53)
+    assert may(DEFAULTS, pod, "169.254.20.10", 53, protocol="UDP")
+    assert may(DEFAULTS, pod, OUTSIDE, 443)
+    assert may(DEFAULTS, pod, "169.254.169.252", 988)
+    assert may(DEFAULTS, pod, "169.254.169.254", 80)
 
 
 @pytest.mark.parametrize("pod", [RUN, SUBMITTER, TRAINER, CHECK])
 def test_what_none_may(pod: Labels) -> None:
-    assert not _may(DEFAULTS, pod, OUTSIDE, 80)
-    assert not _may(DEFAULTS, pod, OUTSIDE, 22)
-    assert not _may(DEFAULTS, pod, DNS, 443)
-    assert not _may(DEFAULTS, pod, "169.254.169.254", 443)
-    assert not _may(DEFAULTS, pod, ({"kubernetes.io/metadata.name": "other"}, {}), 443)
-    assert not _may(DEFAULTS, pod, (OWN, STRANGER), 80)
+    assert not may(DEFAULTS, pod, OUTSIDE, 80)
+    assert not may(DEFAULTS, pod, OUTSIDE, 22)
+    assert not may(DEFAULTS, pod, DNS, 443)
+    assert not may(DEFAULTS, pod, "169.254.169.254", 443)
+    assert not may(DEFAULTS, pod, ({"kubernetes.io/metadata.name": "other"}, {}), 443)
+    assert not may(DEFAULTS, pod, (OWN, STRANGER), 80)
 
 
 @pytest.mark.parametrize("pod", [RUN, SUBMITTER])
 def test_kfp_and_the_kubernetes_api(pod: Labels) -> None:
-    assert _may(DEFAULTS, pod, KUBEFLOW, 8888)
-    assert not _may(DEFAULTS, pod, KUBEFLOW, 22)
-    assert _may(DEFAULTS, pod, "10.0.0.1", 443)
-    assert not _may(DEFAULTS, pod, "10.0.0.1", 8080)
+    assert may(DEFAULTS, pod, KUBEFLOW, 8888)
+    assert not may(DEFAULTS, pod, KUBEFLOW, 22)
+    assert may(DEFAULTS, pod, "10.0.0.1", 443)
+    assert not may(DEFAULTS, pod, "10.0.0.1", 8080)
 
 
 @pytest.mark.parametrize("pod", [TRAINER, CHECK])
 def test_the_others_reach_neither(pod: Labels) -> None:
-    assert not _may(DEFAULTS, pod, KUBEFLOW, 8888)
-    assert not _may(DEFAULTS, pod, "10.0.0.1", 443)
+    assert not may(DEFAULTS, pod, KUBEFLOW, 8888)
+    assert not may(DEFAULTS, pod, "10.0.0.1", 443)
 
 
 def test_the_upload_of_pipelines_reaches_kfp_alone() -> None:
     upload: Values = {"pipelines": {"store": "upload"}}
-    assert _may(upload, UPLOAD, DNS, 53, protocol="UDP")
-    assert _may(upload, UPLOAD, KUBEFLOW, 8888)
-    assert not _may(upload, UPLOAD, OUTSIDE, 443)
-    assert not _may(upload, UPLOAD, "10.0.0.1", 443)
-    assert not _may(upload, UPLOAD, (OWN, STRANGER), 80, out=False)
+    assert may(upload, UPLOAD, DNS, 53, protocol="UDP")
+    assert may(upload, UPLOAD, KUBEFLOW, 8888)
+    assert not may(upload, UPLOAD, OUTSIDE, 443)
+    assert not may(upload, UPLOAD, "10.0.0.1", 443)
+    assert not may(upload, UPLOAD, (OWN, STRANGER), 80, out=False)
     behind_https = {"pipelines": {"store": "upload", "upload": {"host": "https://kfp.example"}}}
-    assert _may(behind_https, UPLOAD, OUTSIDE, 443)
+    assert may(behind_https, UPLOAD, OUTSIDE, 443)
 
 
 def test_trainers_talk_to_each_other_on_any_port() -> None:
     for out in (True, False):
-        assert _may(DEFAULTS, TRAINER, (OWN, TRAINER), 40123, out=out)
-        assert not _may(DEFAULTS, TRAINER, (OWN, RUN), 40123, out=out)
+        assert may(DEFAULTS, TRAINER, (OWN, TRAINER), 40123, out=out)
+        assert not may(DEFAULTS, TRAINER, (OWN, RUN), 40123, out=out)
 
 
 @pytest.mark.parametrize("pod", [RUN, SUBMITTER, CHECK, RELEASED])
 def test_nobody_reaches_in(pod: Labels) -> None:
-    assert not _may(DEFAULTS, pod, (OWN, STRANGER), 80, out=False)
-    assert not _may(DEFAULTS, pod, KUBEFLOW, 80, out=False)
+    assert not may(DEFAULTS, pod, (OWN, STRANGER), 80, out=False)
+    assert not may(DEFAULTS, pod, KUBEFLOW, 80, out=False)
 
 
 def test_a_pod_of_the_release_without_needs_reaches_nothing() -> None:
-    assert not _may(DEFAULTS, RELEASED, DNS, 53, protocol="UDP")
-    assert not _may(DEFAULTS, RELEASED, OUTSIDE, 443)
+    assert not may(DEFAULTS, RELEASED, DNS, 53, protocol="UDP")
+    assert not may(DEFAULTS, RELEASED, OUTSIDE, 443)
 
 
 def test_others_in_the_namespace_are_bound_only_if_asked() -> None:
-    assert _may({}, STRANGER, OUTSIDE, 80)
-    assert not _may({"networkPolicy": {"scope": "namespace"}}, STRANGER, OUTSIDE, 80)
+    assert may({}, STRANGER, OUTSIDE, 80)
+    assert not may({"networkPolicy": {"scope": "namespace"}}, STRANGER, OUTSIDE, 80)
 
 
 def test_narrower_addresses() -> None:
@@ -151,11 +151,11 @@ def test_narrower_addresses() -> None:
             "metadataServer": {"enabled": False},
         }
     }
-    assert _may(narrow, RUN, "199.36.153.9", 443)
-    assert not _may(narrow, RUN, OUTSIDE, 443)
-    assert _may(narrow, RUN, "172.16.0.2", 443)
-    assert not _may(narrow, RUN, "10.0.0.1", 443)
-    assert not _may(narrow, RUN, "169.254.169.252", 988)
+    assert may(narrow, RUN, "199.36.153.9", 443)
+    assert not may(narrow, RUN, OUTSIDE, 443)
+    assert may(narrow, RUN, "172.16.0.2", 443)
+    assert not may(narrow, RUN, "10.0.0.1", 443)
+    assert not may(narrow, RUN, "169.254.169.252", 988)
 
 
 def test_further_needs() -> None:
@@ -163,9 +163,9 @@ def test_further_needs() -> None:
     rule = {"to": [judges], "ports": [{"protocol": "TCP", "port": 8000}]}
     more: Values = {"networkPolicy": {"extraEgress": [rule]}}
     judge: Peer = ({"kubernetes.io/metadata.name": "judges"}, {"app": "vllm"})
-    assert _may(more, RUN, judge, 8000)
-    assert not _may({}, RUN, judge, 8000)
-    assert not _may(more, SUBMITTER, judge, 8000)
+    assert may(more, RUN, judge, 8000)
+    assert not may({}, RUN, judge, 8000)
+    assert not may(more, SUBMITTER, judge, 8000)
 
 
 def test_off() -> None:
