@@ -34,6 +34,7 @@ from cosalign.serving.local_serving import LocalModels, LocalSettings
 from cosalign.serving.model_fetch import fetch_promoted
 from cosalign.serving.model_rollout import ANNOTATION, ModelRollout
 from cosalign.serving.model_server import server_arguments
+from cosalign.serving.server import serve
 from cosalign.store.model_pointer import ModelPointer
 from cosalign.store.storage import Storage, open_storage
 
@@ -186,7 +187,7 @@ class Local:
             self.models = models = LocalModels(gateway, self._settings)
             keeping = asyncio.create_task(models.run())
             self._ready.set()
-            await local_serving.serve(gateway, self._stop)
+            await serve(gateway, self._stop)
             keeping.cancel()
             await models.stop()
 
