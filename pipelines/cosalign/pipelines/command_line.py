@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "serve": LazyCommand(
         "cosalign.pipelines.serve_command:serve_command",
-        "Serve a trained model under each region's config, on this machine.",
+        "Serve a trained model under each region's config.",
     ),
     "compile": LazyCommand(
         "cosalign.pipelines.compile_command:compile_command",

@@ -70,7 +70,7 @@ def serve_command(
     from cosalign.store.storage import open_storage
 
     configure_logs()
-    served = _served(open_storage(root), run_id, name, configs)
+    served = choose_served(open_storage(root), run_id, name, configs)
     with tempfile.TemporaryDirectory(prefix="cosalign-serve-") as folder:
         ports = {"host": HOST, "port": port, "admin_port": admin_port, "drain_seconds": 0}
         keys, settings = local_settings(served, root, Path(folder), ports)
@@ -78,9 +78,20 @@ def serve_command(
         serve_locally(settings, lambda: _say_ready(keys, port))
 
 
-def _served(
+def choose_served(
     storage: Storage, run_id: str | None, name: str | None, configs: tuple[str, ...]
 ) -> Served:
+    """What is served.
+
+    Args:
+        storage: The storage root.
+        run_id: Which run; the newest that trained where ``None``.
+        name: ``promoted``, or which of the run's models.
+        configs: Addresses of safety configs; the run's own where there are none.
+
+    Raises:
+        UserError: There is no such run or model, or there are no configs.
+    """
     from cosalign.pipelines.finished_runs import newest_trained_run
     from cosalign.store.model_pointer import ModelPointer
 
