@@ -19,9 +19,9 @@ from pydantic import Field
 
 from cosalign.domain.errors import DataError, TaxonomyError
 from cosalign.domain.fingerprint import prompt_id_of
+from cosalign.domain.prompt_types import prompt_type
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.validation import StrictModel, validated
-from cosalign.evaluation.prompt_types import prompt_type
 
 
 @dataclass(frozen=True)

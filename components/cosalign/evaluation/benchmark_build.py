@@ -21,11 +21,11 @@ from pydantic import Field, model_validator
 
 from cosalign.domain.errors import DataError, TaxonomyError
 from cosalign.domain.fingerprint import content_sha256, seed_of
+from cosalign.domain.prompt_types import prompt_type
 from cosalign.domain.schemas import TAXONOMY_KEY
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
-from cosalign.evaluation.prompt_types import prompt_type
 
 Type = Literal["allowed", "partial", "disallowed"]
 Row = dict[str, Any]

@@ -18,11 +18,12 @@ from itertools import groupby
 
 from cosalign.domain.errors import DataError, TaxonomyError
 from cosalign.domain.fingerprint import prompt_id_of
+from cosalign.domain.prompt_types import FREEFORM, prompt_type
 from cosalign.domain.run_config.suites import BenchmarkSuite
 from cosalign.domain.taxonomy import Taxonomy
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.item_table import BENCHMARK
 from cosalign.evaluation.items import UNPLACED, Item, SuitePart
-from cosalign.evaluation.prompt_types import FREEFORM, choose_balanced, prompt_type
 from cosalign.evaluation.suite_configs import categorical_config, policy_config
 from cosalign.evaluation.suite_files import Record, prompt_of, read_records
 from cosalign.store.hub_datasets import suite_places

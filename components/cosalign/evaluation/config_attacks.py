@@ -24,9 +24,9 @@ from cosalign.domain.run_config.suites import AttackSettings
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.item_table import ATTACK
 from cosalign.evaluation.items import UNPLACED, EvaluatedConfig, Item, SuitePart
-from cosalign.evaluation.prompt_types import choose_balanced
 from cosalign.evaluation.suite_rules import OVERRIDE
 from cosalign.store.storage import read_uri
 

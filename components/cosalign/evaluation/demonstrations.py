@@ -21,9 +21,9 @@ import pyarrow as pa
 from cosalign.domain.config_rendering import RenderedConfig
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import seed_of
+from cosalign.domain.prompt_types import FREEFORM, PROMPT_TYPES, prompt_type
 from cosalign.evaluation.answers import Shots, System
 from cosalign.evaluation.items import EvaluationItems
-from cosalign.evaluation.prompt_types import FREEFORM, PROMPT_TYPES, prompt_type
 from cosalign.inference.engine import Messages
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from cosalign.domain.errors import ConfigError, nearest
 from cosalign.domain.fingerprint import Json, content_sha256, row_id
+from cosalign.domain.prompt_types import FREEFORM
 from cosalign.domain.run_config.suites import GeneralSettings
 from cosalign.evaluation.answers import System
 from cosalign.evaluation.item_table import GENERAL
-from cosalign.evaluation.prompt_types import FREEFORM
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import Storage, tree_files

@@ -22,12 +22,13 @@ from cosalign.domain.config_rendering import (
     render_safety_config,
 )
 from cosalign.domain.errors import DataError, SafetyConfigError
+from cosalign.domain.prompt_types import FREEFORM, prompt_type
 from cosalign.domain.run_config import EvaluationGroup
 from cosalign.domain.safety_config import SafetyConfig, parse_safety_config
 from cosalign.domain.taxonomy import Taxonomy
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.benchmark import BenchmarkRow, read_benchmark
 from cosalign.evaluation.item_table import BENCHMARK, CONTROL
-from cosalign.evaluation.prompt_types import FREEFORM, choose_balanced, prompt_type
 from cosalign.store.storage import list_uris, read_uri
 
 UNPLACED = -1

@@ -10,9 +10,9 @@ from __future__ import annotations
 from cosalign.domain.fingerprint import prompt_id_of
 from cosalign.domain.run_config.suites import RefusalSuite
 from cosalign.domain.taxonomy import Taxonomy
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.item_table import REFUSAL
 from cosalign.evaluation.items import UNPLACED, Item, SuitePart
-from cosalign.evaluation.prompt_types import choose_balanced
 from cosalign.evaluation.suite_configs import categorical_config
 from cosalign.evaluation.suite_files import Record, prompt_of, read_records
 

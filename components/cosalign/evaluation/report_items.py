@@ -14,9 +14,9 @@ import numpy as np
 from cosalign.domain.run_config import EvaluationGroup
 from cosalign.evaluation.adherence import Adherence
 from cosalign.evaluation.answers import Answers
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.cosa_score import FloatArray
 from cosalign.evaluation.items import EvaluationItems, Item
-from cosalign.evaluation.prompt_types import choose_balanced
 
 ITEMS_SHOWN = 60
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cosalign.domain.prompt_types import ALLOWED, PROMPT_TYPES
 from cosalign.domain.run_config import EvaluationGroup
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.evaluation.cosa_score import BoolArray
@@ -24,7 +25,6 @@ from cosalign.evaluation.item_table import (
     is_control,
 )
 from cosalign.evaluation.measured import Measured, Part
-from cosalign.evaluation.prompt_types import ALLOWED, PROMPT_TYPES
 
 SCHEMA_VERSION = "1"
 LOW_COVERAGE = 0.9

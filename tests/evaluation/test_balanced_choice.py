@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cosalign.domain.prompt_types import prompt_type
+from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.items import Item
-from cosalign.evaluation.prompt_types import choose_balanced, prompt_type
 
 
 @pytest.mark.parametrize(
