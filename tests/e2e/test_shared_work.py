@@ -7,18 +7,18 @@ writes to the ledgers, and tables are a function of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.in_process import InProcess
 from tests.e2e.mild_prompts import write_mild_prompts
 
 from cosalign.domain.schemas import RESPONSE_LEDGER, VERDICT_LEDGER
 from cosalign.pipelines.failures import TaskFailed
 from cosalign.pipelines.ir_parsing import parse_pipeline
-from cosalign.pipelines.launchers import Launch
 from cosalign.pipelines.local_run import LocalRun, TaskReport
 from cosalign.retraining.shipped_pipelines import compiled_path
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
@@ -42,48 +42,6 @@ PROFILE: dict[str, Any] = {
     },
     "evaluation": {"prompts_per_config": 4, "bootstrap": 100},
 }
-
-
-class InProcess:
-    """Runs a task's own entry in this process: the same code, without an interpreter a task."""
-
-    def __init__(self) -> None:
-        self.tasks: list[str] = []
-
-    def launch(self, launch: Launch) -> int:
-        self.tasks.append(launch.task)
-        module, words = launch.command[2], list(launch.command[3:])
-        return _entry(module, words)
-
-    def pause(self, seconds: float) -> None:  # noqa: ARG002
-        raise AssertionError("nothing is retried here")
-
-
-def _entry(module: str, words: list[str]) -> int:
-    from cosalign.evaluation.model_evaluation import ModelEvaluationStep
-    from cosalign.evaluation.step import EvaluationStep
-    from cosalign.pairing.step import PairingStep
-    from cosalign.runtime.run_end import main as run_end
-    from cosalign.runtime.shared_step import prepared_main, shared_main
-    from cosalign.runtime.step import main
-    from cosalign.scoring.step import ScoringStep
-    from cosalign.synthesis.prompts_step import PromptsStep
-    from cosalign.synthesis.step import SynthesisStep
-    from cosalign.training.step import TrainingStep
-
-    entries: dict[str, Callable[[list[str]], int]] = {
-        "cosalign.runtime.run_end": run_end,
-        "cosalign.synthesis": lambda argv: prepared_main(SynthesisStep(), argv),
-        "cosalign.scoring": lambda argv: shared_main(ScoringStep(), argv),
-        "cosalign.pairing": lambda argv: main(PairingStep(), argv),
-        "cosalign.training": lambda argv: main(TrainingStep(), argv),
-        "cosalign.evaluation": lambda argv: shared_main(EvaluationStep(), argv),
-        "prompts": lambda argv: main(PromptsStep(), argv),
-        "model": lambda argv: shared_main(ModelEvaluationStep(), argv),
-    }
-    if words[0] in entries:
-        return entries[words[0]](words[1:])
-    return entries[module](words)
 
 
 @dataclass

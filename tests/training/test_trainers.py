@@ -33,11 +33,18 @@ def _sft(tiny: ModelFolder, world: Encoded, folder: Path) -> Any:
     return sft_trainer(tiny.path, world.sft, GROUP, folder, None)
 
 
+def _reached(world: Encoded, group: TrainingGroup) -> Any:
+    from cosalign.training.dpo import reached
+
+    dpo = group.dpo
+    return reached(world.dpo.table, dpo.max_steps, dpo.batch_size, group.seed)
+
+
 def _dpo(tiny: ModelFolder, world: Encoded, folder: Path, **changes: object) -> Any:
-    from cosalign.training.dpo import dpo_trainer, reached
+    from cosalign.training.dpo import dpo_trainer
 
     group = _group(**changes)  # type: ignore[arg-type]
-    rows = replace(world.dpo, table=reached(world.dpo.table, group))
+    rows = replace(world.dpo, table=_reached(world, group))
     found = reference_pass(tiny, open_storage(str(folder)), group).completed(rows)
     return dpo_trainer(tiny.path, replace(rows, table=found), group, folder, None)
 
@@ -191,13 +198,11 @@ def test_the_rate_warms_up_and_follows_its_schedule(
 
 
 def test_dpo_holds_no_more_rows_than_its_steps_take(world: Encoded) -> None:
-    from cosalign.training.dpo import reached
-
     assert world.dpo.table.num_rows > 2
     seen = set()
     for seed in range(4):
         group = _group(max_steps=1, batch_size=2, micro_batch_size=2)
-        rows = reached(world.dpo.table, group.model_copy(update={"seed": seed}))["row"].to_pylist()
+        rows = _reached(world, group.model_copy(update={"seed": seed}))["row"].to_pylist()
         assert len(set(rows)) == 2
         seen.add(tuple(rows))
     assert len(seen) > 1

@@ -208,6 +208,18 @@ DPO_RECORDS = pa.schema(
 )
 """One row a pair: what DPO reads; text is joined here, last."""
 
+REFERENCED_PAIRS = pa.schema(
+    [
+        _field("prompt_id", pa.string()),
+        _field("config_id", pa.string()),
+        _field("chosen_id", pa.string()),
+        _field("rejected_id", pa.string()),
+    ]
+)
+"""One row a pair whose reference log-probabilities are in the ledger, under the run's SFT model: an
+increment replays such pairs alone. Only increments write it; a full run's follow from its records
+and settings."""
+
 EVALUATION = pa.schema(
     [
         _field("system", pa.string()),

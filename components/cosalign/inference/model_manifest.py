@@ -93,7 +93,7 @@ class StageEntry(StrictModel):
 
     Attributes:
         model: Digest of what it left.
-        start: Digest of what it started from; DPO's is also its reference.
+        start: Digest of what it started from; a full run's DPO has it as reference too.
         recipe: Its settings.
         rows: Rows trained on.
         too_long: Rows set aside because they were too long.
@@ -120,6 +120,24 @@ class StageEntry(StrictModel):
     code: dict[str, str | None]
 
 
+class IncrementEntry(StrictModel):
+    """How a model goes on from another run's.
+
+    Attributes:
+        previous: Fingerprint of the training step that was extended.
+        start: Digest of the model that DPO went on from.
+        configs: Digests of the configs that were new.
+        new_pairs: Pairs under them.
+        replayed_pairs: Old pairs that were trained on again.
+    """
+
+    previous: str
+    start: str
+    configs: tuple[str, ...]
+    new_pairs: int
+    replayed_pairs: int
+
+
 class ModelManifest(StrictModel):
     """A released model.
 
@@ -134,16 +152,17 @@ class ModelManifest(StrictModel):
         base: The model that was aligned.
         reference: Digest of the model whose log-probabilities DPO was held against.
         tables: Tables it was made from, by name.
-        configs: Configs that it was trained on.
+        configs: Configs that it was trained on; an increment's, those of the runs before too.
         configs_digest: Identity of that set of configs.
         taxonomy: The taxonomy.
         sources: Where its prompts come from.
         languages: Languages of its prompts, as far as they are known.
         use: What the run's results may be used for, as its user declared.
         funnel: Counts of the steps before: ``step.count``.
-        stages: The stages, by name.
+        stages: The stages, by name; an increment's SFT stage is that of the run it goes back to.
         recipe_digest: Identity of all stages' settings.
         step: Fingerprint of the training step that released it.
+        increment: What an increment went on from; null for a full run.
     """
 
     form: Literal["cosalign-model/1"] = "cosalign-model/1"
@@ -165,6 +184,7 @@ class ModelManifest(StrictModel):
     stages: dict[str, StageEntry]
     recipe_digest: str
     step: str
+    increment: IncrementEntry | None = None
 
 
 def manifest_bytes(manifest: ModelManifest) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ def write_pairs(
     storage: Storage,
     path: str,
     metadata: Mapping[bytes, bytes] | None = None,
+    earlier: Iterable[pa.Table] = (),
 ) -> Counter[str]:
     """Pairs files and writes the table, which appears when it is whole.
 
@@ -39,9 +40,10 @@ def write_pairs(
         storage: Where the table is written.
         path: Its path there.
         metadata: Of the table's schema.
+        earlier: Rows that are written before these pairs.
 
     Returns:
-        Counts that explain the pairs.
+        Counts that explain the pairs; those of earlier rows are not among them.
     """
     sinks: list[TableSink] = []
     with ExitStack() as stack:
@@ -49,6 +51,8 @@ def write_pairs(
         def opened(schema: pa.Schema) -> Emit:
             file = partial(stack.enter_context, storage.new_file(path))
             sinks.append(pair_sink(file, schema.with_metadata(metadata)))
+            for table in earlier:
+                sinks[0].write(table)
             return sinks[0].write
 
         counts = pair_files(inputs, settings, opened)

@@ -1,4 +1,7 @@
-"""The pairing step: the pairs table of a run's verdicts and draws, and the data card on it."""
+"""The pairing step: the pairs table of a run's verdicts and draws, and the data card on it.
+
+An increment pairs its new draws alone, and puts them behind the pairs that there are.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from types import MappingProxyType
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.schemas import PAIRS, with_metadata
 from cosalign.pairing.data_card import CARD_INPUTS, card_identity, write_data_card
+from cosalign.pairing.earlier_pairs import EarlierPairs
 from cosalign.pairing.pair_files import PairInputs
 from cosalign.pairing.pair_output import write_pairs
 from cosalign.pairing.settings import PairingSettings, Selection
@@ -33,14 +37,24 @@ class PairingStep:
     def identity(self, context: StepContext) -> Json:
         """The weights, the pool, the seed and the options; and what the data card shows."""
         group = context.config.pairing.model_dump(mode="json")
-        return {"pairing": group, "algorithm": _ALGORITHM, "card": card_identity(context)}
+        own: dict[str, Json] = {
+            "pairing": group,
+            "algorithm": _ALGORITHM,
+            "card": card_identity(context),
+        }
+        earlier = EarlierPairs.of(context)
+        if earlier is None:
+            return own
+        new = context.inputs["synthesis"].tables["new_draws"].sha256
+        return {**own, "increment": {"previous": earlier.identity(), "new_draws": new}}
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
         """Pairs, and writes the table and the data card."""
         storage, path = context.storage, f"{context.folder}/pairs.parquet"
         synthesis, scoring = (context.inputs[n].tables for n in ("synthesis", "scoring"))
-        refs = {"verdicts": scoring["verdicts"], "draws": synthesis["draws"],
-                "follows": scoring["follows"]}  # fmt: skip
+        earlier = EarlierPairs.of(context)
+        draws = synthesis["draws" if earlier is None else "new_draws"]
+        refs = {"verdicts": scoring["verdicts"], "draws": draws, "follows": scoring["follows"]}
         settings = _settings(context)
         if settings.selection.needs_lengths:
             refs["lengths"] = synthesis["responses"]
@@ -52,7 +66,10 @@ class PairingStep:
                 storage,
                 path,
                 with_metadata(PAIRS, context.taxonomy.digest).metadata,
+                () if earlier is None else earlier.batches(),
             )
+        if earlier is not None:
+            counts = earlier.counts(counts)
         draft.tables["pairs"] = reference_to(storage, path, counts["pairs"])
         draft.counts.update(counts)
         card = write_data_card(context, draft.tables["pairs"], draft.counts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cosalign.domain.errors import ConfigError, DataError
 from cosalign.runtime.lineage import Lineage, read_lineage
@@ -49,6 +50,8 @@ def read_run_record(storage: Storage, uri: str) -> RunRecord:
         ConfigError: It lies elsewhere or is not there, or it is no run that trained.
         DataError: A result that it was made from is gone or altered.
     """
+    if "://" not in uri:
+        uri = Path(uri).absolute().as_uri()
     suffix = f"/{MANIFEST_FILE}"
     folder = uri.removeprefix(f"{storage.uri}/").removesuffix(suffix)
     if not uri.startswith(f"{storage.uri}/"):

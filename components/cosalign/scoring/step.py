@@ -3,6 +3,9 @@
 No categorical config is an input here (law 1): a run with others over the same responses finds this
 step's result already made. Policies in prose have no arithmetic; they alone come in, as the table
 ``freeform_draws``.
+
+An increment judges what is new (``judged_before.py``): new responses, and the responses of prompts
+that meet a new policy in prose, under that policy.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from cosalign.judging.open_judge import (
     open_judge,
 )
 from cosalign.judging.response_verdicts import judge_responses
+from cosalign.runtime.run_record import previous_run
 from cosalign.runtime.shares import Share
 from cosalign.runtime.step import ManifestDraft, StepContext
 from cosalign.scoring.gold_labels import JUDGE, agreement, with_gold_labels
+from cosalign.scoring.judged_before import JudgedBefore, increment_inputs
 from cosalign.store.tables import read_table, write_table
 
 
@@ -55,6 +60,7 @@ class ScoringStep:
             "canaries": [canary_identity(context.config), context.config.judging.canary_bound],
             # Not a row's identity, yet it decides which rows fail for being too long.
             "max_model_len": context.config.models.engine.max_model_len,
+            **_increment_identity(context),
         }
 
     def pay(self, context: StepContext, share: Share) -> Mapping[str, int]:
@@ -65,12 +71,12 @@ class ScoringStep:
         """
         config, taxonomy = context.config, context.taxonomy
         asked = _read(context).only(share)
-        if not asked.responses.num_rows:
+        if not asked.responses.num_rows and not asked.under_policies.num_rows:
             return {}
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, taxonomy, context.storage, host)
             follows = judge_follows(
-                judge, asked.freeform_draws, asked.responses, asked.texts, config.scoring
+                judge, asked.freeform_draws, asked.under_policies, asked.texts, config.scoring
             )
             judged = judge_responses(judge, taxonomy, asked.responses, asked.texts, config.scoring)
         return {"verdicts_made": judged.made, "follows_made": follows.made}
@@ -88,7 +94,7 @@ class ScoringStep:
             refuse_fooled_judge(canaries, context.config.judging.canary_bound)
             # The first judge's work comes first: the second one may need an engine of its own.
             follows = judge_follows(
-                judge, asked.freeform_draws, responses, texts, context.config.scoring
+                judge, asked.freeform_draws, asked.under_policies, texts, context.config.scoring
             )
             judged = judge_responses(
                 judge,
@@ -101,17 +107,20 @@ class ScoringStep:
             protocol = response_protocol(context.taxonomy)
             quality = judge.quality(protocol, context.config.scoring)
             draft.counts["engine_starts"] = host.starts
-        labels = read_table(context.storage, tables["gold_labels"])
-        verdicts = with_gold_labels(judged.table, labels, context.taxonomy)
-        written = [("verdicts", verdicts, VERDICTS), ("follows", follows.table, FOLLOWS)]
+        labels = _of_responses(read_table(context.storage, tables["gold_labels"]), responses)
+        own = with_gold_labels(judged.table, labels, context.taxonomy)
+        verdicts = _joined(asked.before.verdicts, own, ["response_id"])
+        told = _joined(asked.before.follows, follows.table, ["response_id", "config_id"])
+        written = [("verdicts", verdicts, VERDICTS), ("follows", told, FOLLOWS)]
         if judged.first is not None:
-            written.append(("first_verdicts", judged.first, VERDICTS))
+            first = _joined(asked.before.first, judged.first, ["response_id"])
+            written.append(("first_verdicts", first, VERDICTS))
         for name, table, schema in written:
             path = f"{context.folder}/{name}.parquet"
             full = with_metadata(schema, context.taxonomy.digest)
             draft.tables[name] = write_table(context.storage, path, table, full)
         _count(context, verdicts, draft)
-        _count_follows(follows.table, draft)
+        _count_follows(told, draft)
         draft.metrics.update(agreement(judged.table, labels, context.taxonomy))
         draft.metrics.update(quality_metrics(quality))
         draft.counts.update(judged.counts)
@@ -125,11 +134,21 @@ class ScoringStep:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be judged; ``texts`` are the prompts' by id."""
+    """What is to be judged.
+
+    Attributes:
+        responses: Those that nobody judged yet.
+        freeform_draws: Which policies in prose the responses of which prompts are held against.
+        under_policies: The responses that this may be: all, judged before or not.
+        texts: The prompts' texts by id.
+        before: What stands already.
+    """
 
     responses: pa.Table
     freeform_draws: pa.Table
+    under_policies: pa.Table
     texts: dict[str, str]
+    before: JudgedBefore
 
     def only(self, share: Share) -> _Asked:
         """The part of it that is about a share of the prompts."""
@@ -137,6 +156,7 @@ class _Asked:
             self,
             responses=_of_share(self.responses, share),
             freeform_draws=_of_share(self.freeform_draws, share),
+            under_policies=_of_share(self.under_policies, share),
         )
 
 
@@ -145,8 +165,35 @@ def _read(context: StepContext) -> _Asked:
     responses = read_table(context.storage, tables["responses"]).sort_by("response_id")
     prompts = read_table(context.storage, tables["prompts"])
     columns = (prompts.column(name).to_pylist() for name in ("prompt_id", "text"))
-    draws = read_table(context.storage, tables["freeform_draws"])
-    return _Asked(responses, draws, dict(zip(*columns, strict=True)))
+    new = "freeform_draws" if context.config.increment is None else "new_freeform_draws"
+    draws = read_table(context.storage, tables[new])
+    met = pc.is_in(responses["prompt_id"], value_set=draws["prompt_id"].combine_chunks())
+    before = JudgedBefore.of(context)
+    return _Asked(
+        responses=before.others(responses),
+        freeform_draws=draws,
+        under_policies=responses.filter(met),
+        texts=dict(zip(*columns, strict=True)),
+        before=before,
+    )
+
+
+def _joined(before: pa.Table, own: pa.Table, order: list[str]) -> pa.Table:
+    """Both, sorted; a full run's table as it was made."""
+    if not before.num_rows:
+        return own
+    return pa.concat_tables([before, own]).sort_by([(name, "ascending") for name in order])
+
+
+def _of_responses(labels: pa.Table, responses: pa.Table) -> pa.Table:
+    own = responses["response_id"].combine_chunks()
+    return labels.filter(pc.is_in(labels["response_id"], value_set=own))
+
+
+def _increment_identity(context: StepContext) -> dict[str, Json]:
+    record = previous_run(context)
+    tables = context.inputs["synthesis"].tables
+    return increment_inputs(record, {name: ref.sha256 for name, ref in tables.items()})
 
 
 def _of_share(table: pa.Table, share: Share) -> pa.Table:

@@ -9,14 +9,14 @@ neighbours, so shards of the prompts, each done apart, give tables that unite to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from cosalign.domain.fingerprint import Json
-from cosalign.domain.run_config import RunConfig
+from cosalign.domain.run_config import GeneratorSettings, RunConfig
 from cosalign.domain.schemas import (
     CONFIGS,
     DRAWS,
@@ -84,7 +84,7 @@ def candidate_tables(
     writers = Writers(host, context.storage, context.taxonomy, generators, token_count)
     written = write_responses(writers, prompts, drawn.plans, renderings, counts)
     counts.update({f"draws_{mode}": n for mode, n in Counter(d.mode for d in draws).items()})
-    freeform = [_freeform_row(d, renderings) for d in draws if d.allowed_mask is None]
+    freeform = [freeform_row(d, renderings) for d in draws if d.allowed_mask is None]
     tables = {
         "configs": ([asdict(c) for c in renderings.given_out()], CONFIGS),
         "draws": ([asdict(d) for d in draws], DRAWS),
@@ -122,8 +122,8 @@ class _Drawn:
     @property
     def slots(self) -> set[Slot]:
         """All slots that anything was drawn for."""
-        found = {d.choice for d in self.planned if not isinstance(d.choice, str)}
-        return found.union(*(plan.drawn for plan in self.plans.values()))
+        choices = {d.choice for d in self.planned}.union(*(p.drawn for p in self.plans.values()))
+        return {choice for choice in choices if not isinstance(choice, str)}
 
 
 def _draw(context: StepContext, prompts: list[LabelledPrompt], pool_mask: int) -> _Drawn:
@@ -139,13 +139,7 @@ def candidate_identity(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) ->
     """What the tables depend on, beside the prompts: settings, generators, writer, configs."""
     settings = config.synthesis
     writing = settings.model_dump(mode="json", exclude={"generators", "rewrites"})
-    generators: list[Json] = [
-        {
-            **generator.settings.model_dump(mode="json", exclude={"model", "replies"}),
-            "fingerprint": generator.provenance()["fingerprint"],
-        }
-        for generator in run_generators(config)
-    ]
+    generators: list[Json] = [generator.identity() for generator in run_generators(config)]
     regional = regional_configs(config, taxonomy, pool_mask).drawn
     return {
         "synthesis": writing,
@@ -157,10 +151,15 @@ def candidate_identity(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) ->
 
 def run_generators(config: RunConfig) -> list[Generator]:
     """The run's generators with their models."""
+    return open_generators(config, config.synthesis.generators)
+
+
+def open_generators(config: RunConfig, settings: Sequence[GeneratorSettings]) -> list[Generator]:
+    """Generators with their models."""
     cache = Path(config.storage.cache).expanduser()
     return [
         Generator(g, None if g.replies else resolve_model(g.model or config.models.base, cache))
-        for g in config.synthesis.generators
+        for g in settings
     ]
 
 
@@ -197,7 +196,8 @@ def _rewrites(context: StepContext, host: EngineHost, slots: set[Slot]) -> Polic
     return write_policies(writer, wanted)
 
 
-def _freeform_row(draw: Draw, renderings: Renderings) -> dict[str, object]:
+def freeform_row(draw: Draw, renderings: Renderings) -> dict[str, object]:
+    """A draw of a free-form config with the policy's text; a row of FREEFORM_DRAWS."""
     return {
         "prompt_id": draw.prompt_id,
         "config_id": draw.config_id,

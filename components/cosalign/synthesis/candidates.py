@@ -31,7 +31,7 @@ from cosalign.inference.generation import Wanted, generate_responses
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import Storage
 from cosalign.synthesis.draws import ConfigDrawer
-from cosalign.synthesis.renderings import Renderings, Slot
+from cosalign.synthesis.renderings import Choice, Renderings
 
 Kind = Literal["plain", "superset", "not_superset"]
 KINDS: tuple[Kind, ...] = ("plain", "superset", "not_superset")
@@ -55,14 +55,14 @@ class SlotPlan:
     Attributes:
         prompts: Index of the prompt, ascending.
         slots: Index into ``drawn``, or ``PLAIN``.
-        drawn: The distinct slots.
+        drawn: The distinct slots; in an increment also free-form configs, by digest.
     """
 
     prompts: array[int] = field(default_factory=lambda: array("i"))
     slots: array[int] = field(default_factory=lambda: array("i"))
-    drawn: dict[Slot, int] = field(default_factory=dict)
+    drawn: dict[Choice, int] = field(default_factory=dict)
 
-    def add(self, prompt: int, slot: Slot | None) -> None:
+    def add(self, prompt: int, slot: Choice | None) -> None:
         """Adds one response."""
         at = PLAIN if slot is None else self.drawn.setdefault(slot, len(self.drawn))
         self.prompts.append(prompt)
@@ -87,7 +87,7 @@ def plan_candidates(
     plans = {generator.name: SlotPlan() for generator in writing}
     for i, prompt in enumerate(prompts):
         for generator in writing:
-            for kind, number in _owed(generator, writing, prompt.prompt_id, seed):
+            for kind, number in owed_by(generator, writing, prompt.prompt_id, seed):
                 slot = None
                 if kind != "plain":
                     purpose: Json = ["candidate", generator.name, number]
@@ -96,8 +96,8 @@ def plan_candidates(
     return plans
 
 
-def _owed(
-    generator: GeneratorSettings, writing: list[GeneratorSettings], prompt_id: str, seed: int
+def owed_by(
+    generator: GeneratorSettings, writing: Sequence[GeneratorSettings], prompt_id: str, seed: int
 ) -> Iterator[tuple[Kind, int]]:
     """The kinds and numbers of a prompt's responses that fall to one generator."""
     for kind in KINDS:

@@ -91,13 +91,24 @@ class ConfigDrawer:
 
     def _regional_draws(self, prompt_id: str) -> Iterable[PlannedDraw]:
         for config in self._regional:
-            seed = seed_of("draw-regional", [self._settings.seed, prompt_id, config.digest])
+            seed = regional_seed(self._settings, prompt_id, config)
             if seed < self._thresholds[config.freeform]:
-                choice: Choice = config.digest
-                if config.allowed_mask is not None:
-                    number = seed_of("draw-rendering", seed) % self._settings.renderings
-                    choice = (config.allowed_mask, number)
-                yield PlannedDraw(prompt_id, REGIONAL, choice)
+                yield regional_draw(self._settings, prompt_id, config)
+
+
+def regional_seed(settings: SynthesisGroup, prompt_id: str, config: RegionalConfig) -> int:
+    """The hash of a prompt with a region's config: a prompt of a lower one meets it earlier."""
+    return seed_of("draw-regional", [settings.seed, prompt_id, config.digest])
+
+
+def regional_draw(settings: SynthesisGroup, prompt_id: str, config: RegionalConfig) -> PlannedDraw:
+    """A prompt's draw of a region's config; a categorical one in one of its renderings."""
+    choice: Choice = config.digest
+    if config.allowed_mask is not None:
+        seed = regional_seed(settings, prompt_id, config)
+        number = seed_of("draw-rendering", seed) % settings.renderings
+        choice = (config.allowed_mask, number)
+    return PlannedDraw(prompt_id, REGIONAL, choice)
 
 
 def regional_probability(settings: SynthesisGroup, freeform: bool, configs: int) -> float:

@@ -62,10 +62,8 @@ def regional_configs(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) -> R
     shares = {"categorical": settings.regional_share, "freeform": settings.regional_freeform_share}
     if not any(shares.values()):
         return RegionalConfigs((), Counter())
-    known = {f"{taxonomy.name} {taxonomy.version}": taxonomy}
-    found = read_safety_configs(config.configs.files, known)
-    as_of = config.configs.as_of
-    moment = _started() if as_of is None else moment_of(as_of)
+    found = _read(config, taxonomy)
+    moment = _moment(config)
     reasons = {
         c.name: _set_aside(c, moment, pool_mask) if shares[c.kind] else "of_a_kind_without_share"
         for c in found
@@ -80,6 +78,44 @@ def regional_configs(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) -> R
         )
     counts["regional_configs"] = len({c.digest for c in kept})
     return RegionalConfigs(_merged(kept, taxonomy), counts)
+
+
+@dataclass(frozen=True)
+class TrainableConfigs:
+    """The configs that training may use, whatever their shares, and why it may not use others.
+
+    Attributes:
+        usable: By digest.
+        set_aside: Why each of the others may not be trained on, by digest.
+    """
+
+    usable: dict[str, RegionalConfig]
+    set_aside: dict[str, str]
+
+
+def trainable_configs(config: RunConfig, taxonomy: Taxonomy, pool_mask: int) -> TrainableConfigs:
+    """Reads the configs of ``configs.files`` and tells which may be trained on.
+
+    Raises:
+        SafetyConfigError: A file is wrong.
+    """
+    moment = _moment(config)
+    reasons = [(c, _set_aside(c, moment, pool_mask)) for c in _read(config, taxonomy)]
+    usable = _merged([c for c, reason in reasons if reason is None], taxonomy)
+    found = {regional.digest: regional for regional in usable}
+    # One demand of several regions may be trained on as soon as one of them lets it.
+    aside = {c.digest: reason for c, reason in reasons if reason and c.digest not in found}
+    return TrainableConfigs(found, aside)
+
+
+def _read(config: RunConfig, taxonomy: Taxonomy) -> list[SafetyConfig]:
+    known = {f"{taxonomy.name} {taxonomy.version}": taxonomy}
+    return read_safety_configs(config.configs.files, known)
+
+
+def _moment(config: RunConfig) -> datetime:
+    as_of = config.configs.as_of
+    return _started() if as_of is None else moment_of(as_of)
 
 
 def _set_aside(config: SafetyConfig, moment: datetime, pool_mask: int) -> str | None:

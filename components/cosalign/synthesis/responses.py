@@ -53,6 +53,11 @@ class Generator:
             own |= asdict(sampling_of(self.settings))
         return {**own, "fingerprint": fingerprint("generator", own)}
 
+    def identity(self) -> Json:
+        """What of a generator reaches a table: its settings, and its model by content."""
+        settings = self.settings.model_dump(mode="json", exclude={"model", "replies"})
+        return {**settings, "fingerprint": self.provenance()["fingerprint"]}
+
 
 @dataclass(frozen=True)
 class Writers:
@@ -111,9 +116,9 @@ def write_responses(
         parts.append(part)
     if not any(part.num_rows for part in parts):
         raise DataError("the generators owe no response; set plain, superset or not_superset")
-    table = _first_of_each_response(pa.concat_tables(parts))
-    rows = [_generator_row(generator, table) for generator in writers.generators]
-    _count(table, rows, counts)
+    table = first_of_each_response(pa.concat_tables(parts))
+    rows = [{**row_of_generator(g.settings, table), **g.provenance()} for g in writers.generators]
+    count_responses(table, rows, counts)
     return WrittenResponses(
         responses=table,
         labels=pa.concat_tables(labels).sort_by("response_id"),
@@ -121,23 +126,29 @@ def write_responses(
     )
 
 
-def _first_of_each_response(table: pa.Table) -> pa.Table:
+def first_of_each_response(table: pa.Table) -> pa.Table:
     """Two generators of one model may owe the same response; it is one row, sorted by id."""
     numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
     first = numbered.group_by("response_id").aggregate([("row", "min")]).sort_by("response_id")
     return table.take(first["row_min"])
 
 
-def _generator_row(generator: Generator, table: pa.Table) -> dict[str, Any]:
-    settings = generator.settings
-    own = table.filter(pc.equal(table["generator"], settings.name))
+def row_of_generator(settings: GeneratorSettings, table: pa.Table) -> dict[str, Any]:
+    """A generator's row of GENERATORS, but for its provenance."""
+    return {
+        "generator": settings.name,
+        "weight": settings.weight,
+        **responses_by(settings.name, table),
+    }
+
+
+def responses_by(name: str, table: pa.Table) -> dict[str, int]:
+    """How many responses a generator gave, and how many of them ended badly."""
+    own = table.filter(pc.equal(table["generator"], name))
     reasons = own["finish_reason"]
     failed = pc.equal(reasons, "error")
     wordless = pc.equal(pc.utf8_trim_whitespace(own["text"]), "")
     return {
-        "generator": settings.name,
-        "weight": settings.weight,
-        **generator.provenance(),
         "responses": own.num_rows,
         "truncated": _how_many(pc.equal(reasons, "length")),
         "empty": _how_many(pc.and_not(wordless, failed)),
@@ -149,7 +160,8 @@ def _how_many(chosen: pa.ChunkedArray) -> int:
     return pc.sum(chosen).as_py() or 0
 
 
-def _count(table: pa.Table, rows: list[dict[str, Any]], counts: Counter[str]) -> None:
+def count_responses(table: pa.Table, rows: list[dict[str, Any]], counts: Counter[str]) -> None:
+    """Counts responses by how they ended, in all and by generator; ``rows`` are GENERATORS'."""
     for reason in pc.value_counts(table["finish_reason"]).to_pylist():
         counts[f"responses_finished_{reason['values']}"] = reason["counts"]
     for row in rows:

@@ -1,4 +1,7 @@
-"""The synthesis step: prompts, configs, draws and candidate responses, as tables."""
+"""The synthesis step: prompts, configs, draws and candidate responses, as tables.
+
+Of an increment (``increment_tables.py``) prompts and all that is there are the extended run's.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,12 @@ from cosalign.synthesis.candidate_tables import (
     candidate_identity,
     candidate_tables,
     pay_for_policies,
+)
+from cosalign.synthesis.increment_checks import Extension, extension
+from cosalign.synthesis.increment_tables import (
+    increment_identity,
+    increment_tables,
+    pay_increment,
 )
 from cosalign.synthesis.labelled_prompts import (
     Tables,
@@ -46,6 +55,8 @@ class SynthesisStep:
         # Here and not in execute: also a run that finds this step done must not train for nothing.
         check_user_input(config, taxonomy)
         check_judge_input(config, taxonomy)
+        if (ext := extension(context)) is not None:
+            return {"tables": TABLES, "increment": increment_identity(context, ext)}
         pool = training_pool(config, taxonomy)
         return {
             "tables": TABLES,
@@ -64,11 +75,14 @@ class SynthesisStep:
             judge = open_judge(config, context.taxonomy, context.storage, host)
             canaries = judge_canaries(judge, context.taxonomy, config)
             refuse_fooled_judge(canaries, config.judging.canary_bound)
+            made = {"canaries_made": canaries.made if canaries else 0}
+            if config.increment is not None:
+                return made
             labelled = labelled_prompts(context, judge)
             pool = training_pool(config, context.taxonomy)
             policies = pay_for_policies(context, host, labelled.drawn_for, pool)
         return {
-            "canaries_made": canaries.made if canaries else 0,
+            **made,
             "labels_made": labelled.labels.made,
             "drafts_made": policies["drafts_made"],
         }
@@ -78,6 +92,8 @@ class SynthesisStep:
         config, counts = context.config, Counter[str]()
         settings = config.models.engine
         with EngineHost(settings) as host, EngineHost(settings, pays=False) as reading:
+            if (ext := extension(context)) is not None:
+                return pay_increment(context, ext, host, share)
             judge = open_judge(config, context.taxonomy, context.storage, reading)
             drawn_for = labelled_prompts(context, judge).drawn_for
             own = [prompt for prompt in drawn_for if share.has(prompt.prompt_id)]
@@ -93,6 +109,9 @@ class SynthesisStep:
         pool = training_pool(config, taxonomy)
         # Where shares have paid there is nothing left to make, and maybe no GPU to make it on.
         with EngineHost(config.models.engine, pays=not context.order.identities) as host:
+            if (ext := extension(context)) is not None:
+                _execute_increment(context, ext, host, draft)
+                return
             judge = open_judge(config, taxonomy, context.storage, host)
             labelled = labelled_prompts(context, judge)
             counts = labelled.counts()
@@ -104,6 +123,17 @@ class SynthesisStep:
         draft.metrics.update(made.metrics)
         write_tables(context, {**labelled.tables(), **made.tables}, draft)
         draft.counts.update(counts)
+
+
+def _execute_increment(
+    context: StepContext, ext: Extension, host: EngineHost, draft: ManifestDraft
+) -> None:
+    made = increment_tables(context, ext, host)
+    draft.tables.update(made.carried)
+    write_tables(context, made.tables, draft)
+    draft.counts.update(made.counts)
+    draft.counts["engine_starts"] = host.starts
+    draft.metrics.update(made.metrics)
 
 
 def write_tables(context: StepContext, tables: Tables, draft: ManifestDraft) -> None:

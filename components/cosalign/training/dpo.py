@@ -186,10 +186,10 @@ def dpo_trainer(
     return trainer
 
 
-def reached(table: pa.Table, group: TrainingGroup) -> pa.Table:
+def reached(table: pa.Table, max_steps: int | None, batch_size: int, seed: int) -> pa.Table:
     """As many rows, at random, as the steps take; all where there is no limit or it is beyond."""
-    wanted = (group.dpo.max_steps or table.num_rows) * group.dpo.batch_size
+    wanted = (max_steps or table.num_rows) * batch_size
     if wanted >= table.num_rows:
         return table
-    order = np.random.default_rng(group.seed).permutation(table.num_rows)
+    order = np.random.default_rng(seed).permutation(table.num_rows)
     return table.take(np.sort(order[:wanted]))

@@ -82,7 +82,7 @@ def join_records(sources: Sources, seed: int, sft_target: SftTarget = "lowest_er
         dpo=_dpo(sources, train),
         sft_dev=_sft(sources, _targets(dev, seed, sft_target)),
         dpo_dev=_dpo(sources, dev),
-        cut=_cut(sources.responses),
+        cut=cut_responses(sources.responses),
     )
 
 
@@ -140,7 +140,8 @@ def _dpo(sources: Sources, pairs: pa.Table) -> pa.Table:
     return pa.table(columns, schema=DPO_RECORDS)
 
 
-def _cut(responses: pa.Table) -> frozenset[str]:
+def cut_responses(responses: pa.Table) -> frozenset[str]:
+    """Ids of the responses that did not end by themselves; see :class:`Records`."""
     stopped = pc.equal(responses["finish_reason"], "stop")
     return frozenset(responses.filter(pc.invert(stopped))["response_id"].to_pylist())
 

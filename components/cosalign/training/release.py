@@ -20,6 +20,7 @@ import pyarrow as pa
 from cosalign.domain.fingerprint import fingerprint
 from cosalign.inference.model_manifest import (
     MANIFEST_FILE,
+    IncrementEntry,
     ModelManifest,
     ModelRef,
     PolicyEntry,
@@ -59,12 +60,28 @@ class TrainedStage:
     rows: Rows
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What an increment's model goes back to.
+
+    Attributes:
+        before: The manifest of the model that the extended run released.
+        covered: All pairs of train prompts that are in use, trained on now or before.
+        entry: What the new manifest says of it.
+    """
+
+    before: ModelManifest
+    covered: pa.Table
+    entry: IncrementEntry
+
+
 def release_model(
     context: StepContext,
     base: ModelFolder,
     records: Records,
     stages: dict[str, TrainedStage],
     draft: ManifestDraft,
+    origin: Origin | None = None,
 ) -> None:
     """Writes card and manifest of the last stage's model, and names them in the draft.
 
@@ -74,11 +91,12 @@ def release_model(
         records: What the stages were trained on.
         stages: The stages in their order.
         draft: Its tables have to be complete.
+        origin: Of an increment.
     """
     from cosalign.training.model_card import model_card
 
     storage, folder = context.storage, list(stages.values())[-1].result.model
-    manifest = _manifest(context, base, records, stages, draft)
+    manifest = _manifest(context, base, records, stages, draft, origin)
     card = model_card(manifest).encode()
     _write(storage, f"{folder}/{CARD_FILE}", card)
     known = _stored_record(storage, folder)["files"]
@@ -104,16 +122,19 @@ def _manifest(
     records: Records,
     stages: dict[str, TrainedStage],
     draft: ManifestDraft,
+    origin: Origin | None,
 ) -> ModelManifest:
     storage, last = context.storage, list(stages.values())[-1].result
     synthesis, pairing = context.inputs["synthesis"], context.inputs["pairing"]
     prompts = read_table(storage, synthesis.tables["prompts"])
     configs = read_table(storage, synthesis.tables["configs"])
-    entries = {name: _stage_entry(storage, stage) for name, stage in stages.items()}
-    policies = _policies(configs, records, context.taxonomy)
+    covered = records.dpo if origin is None else origin.covered
+    entries = {} if origin is None else {"sft": origin.before.stages["sft"]}
+    entries |= {name: _stage_entry(storage, stage) for name, stage in stages.items()}
+    policies = _policies(configs, covered, context.taxonomy)
     taken = {name: synthesis.tables[name] for name in ("prompts", "configs", "responses")}
     tables = {**taken, "pairs": pairing.tables["pairs"], **draft.tables}
-    trained = _trained_prompts(prompts, records)
+    trained = _trained_prompts(prompts, covered)
     taxonomy = context.taxonomy
     return ModelManifest(
         digest=last.digest,
@@ -122,7 +143,7 @@ def _manifest(
         template_argument=ARGUMENT if _takes_argument(storage, last.model) else None,
         files={},
         base=ModelRef(uri=base.uri, digest=base.digest),
-        reference=entries["dpo"].start,
+        reference=entries["dpo"].start if origin is None else origin.before.reference,
         tables={n: TableEntry(rows=r.rows, sha256=r.sha256) for n, r in sorted(tables.items())},
         configs=policies,
         configs_digest=fingerprint("configs", sorted(policy.digest for policy in policies)),
@@ -136,6 +157,7 @@ def _manifest(
         stages=entries,
         recipe_digest=fingerprint("recipe", {n: entry.recipe for n, entry in entries.items()}),
         step=context.folder.rpartition("/")[2],
+        increment=None if origin is None else origin.entry,
     )
 
 
@@ -174,9 +196,9 @@ def _figures(entries: list[dict[str, float]]) -> dict[str, float]:
     return {name: value for entry in entries for name, value in sorted(entry.items())}
 
 
-def _policies(configs: pa.Table, records: Records, taxonomy: Taxonomy) -> tuple[PolicyEntry, ...]:
+def _policies(configs: pa.Table, covered: pa.Table, taxonomy: Taxonomy) -> tuple[PolicyEntry, ...]:
     """Configs that have pairs; regional ones first, then by digest."""
-    pairs = Counter(records.dpo["config_id"].to_pylist())
+    pairs = Counter(covered["config_id"].to_pylist())
     found: dict[str, list[dict[str, Any]]] = {}
     columns = ["config_id", "digest", "kind", "allowed_mask", "region"]
     for row in configs.select(columns).to_pylist():
@@ -198,8 +220,8 @@ def _policies(configs: pa.Table, records: Records, taxonomy: Taxonomy) -> tuple[
     return tuple(sorted(entries, key=lambda entry: (not entry.regions, entry.digest)))
 
 
-def _trained_prompts(prompts: pa.Table, records: Records) -> pa.Table:
-    wanted = sorted({*records.dpo["prompt_id"].to_pylist(), *records.sft["prompt_id"].to_pylist()})
+def _trained_prompts(prompts: pa.Table, covered: pa.Table) -> pa.Table:
+    wanted = sorted(set(covered["prompt_id"].to_pylist()))
     import pyarrow.compute as pc
 
     chosen = pc.is_in(prompts["prompt_id"], value_set=pa.array(wanted, pa.string()))

@@ -83,6 +83,9 @@ class Stage:
         cache: A local folder with room for a model.
         observer: Told the rows of every micro batch.
         dev: The development split's rows; ``None`` or empty where there are none.
+        reference: The model that DPO's log-probabilities are held against; the start where it is
+            not given. Another one makes the stage an increment's: it goes on from a trained model,
+            and its weights are rounded as :mod:`cosalign.training.rounding` says.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Stage:
     cache: Path
     observer: RowObserver | None = None
     dev: Rows | None = None
+    reference: ModelFolder | None = None
 
     @property
     def settings(self) -> TrainerSettings:
@@ -138,6 +142,8 @@ class Stage:
                 "rows": self.rows.digest,
                 "dev": None if self.measured is None else self.measured.digest,
                 "recipe": self.recipe,
+                # Left out where it is the start, so that full runs keep their identity.
+                **({} if self.reference is None else {"reference": self.reference.digest}),
             },
         )
 
@@ -275,7 +281,9 @@ def stage_trainer(stage: Stage, folder: Path) -> Any:
     rows, dev, make = stage.rows, stage.measured, sft_trainer
     if stage.name == "dpo":
         make = dpo_trainer
-        rows = _with_references(stage, replace(rows, table=reached(rows.table, stage.group)))
+        dpo, seed = stage.group.dpo, stage.group.seed
+        table = reached(rows.table, dpo.max_steps, dpo.batch_size, seed)
+        rows = _with_references(stage, replace(rows, table=table))
         dev = dev and _with_references(stage, dev)
     return make(stage.start.path, rows, stage.group, folder, stage.observer, dev)
 
@@ -283,7 +291,8 @@ def stage_trainer(stage: Stage, folder: Path) -> Any:
 def _with_references(stage: Stage, rows: Rows) -> Rows:
     from cosalign.training.reference_scorer import reference_pass
 
-    found = reference_pass(stage.start, stage.storage, stage.group).completed(rows)
+    model = stage.reference or stage.start
+    found = reference_pass(model, stage.storage, stage.group).completed(rows)
     return replace(rows, table=found)
 
 
@@ -291,10 +300,13 @@ def _store_model(stage: Stage, model: Any, outcome: Outcome) -> str:
     """Stores the model as ``models/<digest>`` and gives the digest."""
     import torch
 
+    from cosalign.training.rounding import round_at_random
     from cosalign.training.trainers import full_disk_named
 
     folder = stage.work / "model"
     rounded = stage.name == "dpo" and stage.group.precision == "bf16"
+    if rounded and stage.reference is not None:
+        round_at_random(model, stage.fingerprint)
     with full_disk_named(stage.work):
         model.to(torch.bfloat16 if rounded else torch.float32).save_pretrained(str(folder))
     # Byte for byte the base model's, so that the tokenizer's digest stays what it was; the exported
@@ -316,6 +328,7 @@ def _manifest(stage: Stage, outcome: Outcome, digest: str, folder: Path) -> byte
         "digest": digest,
         "stage": stage.name,
         "start": stage.start.digest,
+        "reference": (stage.reference or stage.start).digest,
         "rows": {"digest": stage.rows.digest, "count": stage.rows.table.num_rows},
         "recipe": stage.recipe,
         "steps": outcome.steps,

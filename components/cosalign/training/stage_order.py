@@ -35,6 +35,7 @@ def write_order(stage: Stage) -> None:
         "stage": stage.name,
         "fingerprint": stage.fingerprint,
         "start": stage.start.uri,
+        "reference": None if stage.reference is None else stage.reference.uri,
         "training": stage.group.model_dump(mode="json"),
         "rows": _described(stage.rows),
         "dev": None if measured is None else _described(measured),
@@ -63,6 +64,7 @@ def read_order(storage: Storage, folder: str, cache: Path) -> Stage:
         storage,
         cache,
         dev=dev,
+        reference=resolve_model(order["reference"], cache) if order["reference"] else None,
     )
     if stage.fingerprint != order["fingerprint"]:
         raise DataError(

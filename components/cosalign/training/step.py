@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.schemas import DPO_RECORDS, SFT_RECORDS, with_metadata
 from cosalign.inference.models import ModelFolder, resolve_model
+from cosalign.runtime.run_record import previous_run
 from cosalign.training.double import double_stage
 from cosalign.training.stage import HISTORY, Stage, StageResult, run_stage
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from pyarrow import Table
 
-    from cosalign.domain.run_config import TrainerSettings, TrainingGroup
+    from cosalign.domain.run_config import IncrementGroup, TrainerSettings, TrainingGroup
+    from cosalign.runtime.run_record import RunRecord
     from cosalign.runtime.step import ManifestDraft, StepContext
     from cosalign.training.encode import ChatEncoder, Rows
 
@@ -57,20 +59,32 @@ class TrainingStep:
             "tokenizer": base.tokenizer_digest,
             # The card says it.
             "use": context.config.prompts.use,
+            **_increment_identity(context),
         }
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
         """Writes records, trains both stages, and fills in the draft."""
-        base = _base(context)
-        records = _joined(context, draft)
-        curves = (
-            _stand_ins(context, base, draft)
-            if base.is_double
-            else _trained(context, base, records, draft)
-        )
+        base, record, group = _base(context), previous_run(context), context.config.increment
+        if record is not None and group is not None:
+            curves = _extended(context, base, record, group, draft)
+        else:
+            records = _joined(context, draft)
+            curves = (
+                _stand_ins(context, base, draft)
+                if base.is_double
+                else _trained(context, base, records, draft)
+            )
         path = f"{context.folder}/training_curve.json"
         context.storage.write_bytes(path, json.dumps(curves, sort_keys=True).encode())
         draft.files["curve"] = path
+
+
+def _increment_identity(context: StepContext) -> dict[str, Json]:
+    if context.config.increment is None:
+        return {}
+    from cosalign.training.increment import increment_identity
+
+    return increment_identity(context)
 
 
 def _cache(context: StepContext) -> Path:
@@ -145,6 +159,62 @@ def _trained(
     release_model(context, base, records, stages, draft)
     _write_curves(context, draft, [(sft_stage, sft), (dpo_stage, dpo)])
     return {"sft": sft.curve, "dpo": dpo.curve}
+
+
+def _extended(
+    context: StepContext,
+    base: ModelFolder,
+    record: RunRecord,
+    group: IncrementGroup,
+    draft: ManifestDraft,
+) -> Curves:
+    """An increment: DPO alone, from the promoted model."""
+    from cosalign.training.increment import plan_increment, sft_curve, stand_in
+
+    before = sft_curve(context, record)
+    if base.is_double:
+        plan = plan_increment(context, record, group, draft, None)
+        draft.models["dpo"] = stand_in(context, plan, draft)
+        draft.counts |= {"dpo_rows": plan.records.dpo.num_rows, "dpo_too_long": 0, "dpo_steps": 0}
+        draft.metrics |= {"dpo_last_loss": None, "dpo_weights_changed": None}
+        draft.metrics["first_dpo_loss"] = None
+        _write_curves(context, draft, [])
+        return {"sft": before, "dpo": []}
+    return {"sft": before, "dpo": _extended_model(context, base, record, group, draft)}
+
+
+def _extended_model(
+    context: StepContext,
+    base: ModelFolder,
+    record: RunRecord,
+    group: IncrementGroup,
+    draft: ManifestDraft,
+) -> list[dict[str, float]]:
+    from cosalign.inference.hf_tokenizer import load_tokenizer
+    from cosalign.store.tables import read_table
+    from cosalign.training.encode import ChatEncoder, encode_dpo, end_of_turn
+    from cosalign.training.increment import increment_stage, origin, plan_increment
+    from cosalign.training.records import cut_responses
+    from cosalign.training.release import TrainedStage, release_model
+
+    tokenizer = load_tokenizer(base)
+    responses = read_table(context.storage, context.inputs["synthesis"].tables["responses"])
+    encoder = ChatEncoder(tokenizer, end_of_turn(tokenizer), cut_responses(responses))
+
+    def encode(table: Table, max_length: int) -> Rows:
+        return encode_dpo(table, encoder, max_length)
+
+    plan = plan_increment(context, record, group, draft, encode)
+    rows = encode(plan.records.dpo, plan.training.dpo.max_length)
+    _, dev = _encoded_dev(plan.records, encoder, plan.training)
+    stage = increment_stage(context, plan, rows, dev)
+    result = run_stage(stage)
+    _report("dpo", rows, result, context, draft)
+    draft.metrics["first_dpo_loss"] = result.curve[0]["loss"] if result.curve else None
+    stages = {"dpo": TrainedStage(result, rows)}
+    release_model(context, base, plan.records, stages, draft, origin(context, plan))
+    _write_curves(context, draft, [(stage, result)])
+    return result.curve
 
 
 def _write_curves(
