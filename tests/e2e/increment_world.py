@@ -18,6 +18,7 @@ from tests.e2e.in_process import InProcess
 from tests.e2e.mild_prompts import write_mild_prompts
 from tests.synthesis.scripted_engine import text_of
 
+from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import EngineGroup
 from cosalign.domain.safety_config import parse_safety_config
 from cosalign.domain.taxonomy import parse_taxonomy
@@ -216,7 +217,7 @@ class World:
         overrides = (*(f"{name}={value}" for name, value in own.items()), *overrides)
         config = load_run_config(str(profile), overrides)
         (self.root / "config.yaml").write_text(dump_run_config(config))
-        given = {
+        given: dict[str, Json] = {
             "run_config_uri": str(self.root / "config.yaml"),
             "run_config_digest": run_config_digest(config),
             "shards": shards,
