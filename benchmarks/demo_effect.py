@@ -118,12 +118,18 @@ def outcomes(
     return found
 
 
-def difference(ours: Floats, theirs: Floats, items: Sequence[HeldOut]) -> dict[str, Any]:
-    """Mean of ours - theirs with its 95 % interval; prompts are resampled with all their items."""
+def difference(ours: Floats, theirs: Floats, asked: Sequence[str]) -> dict[str, Any]:
+    """Mean of ours - theirs with its 95 % interval; prompts are resampled with all their items.
+
+    Args:
+        ours: Scores of one side's items, NaN where unknown.
+        theirs: The other side's, of the same items.
+        asked: The items' prompts.
+    """
     gained = ours - theirs
-    prompts = sorted({item.prompt for item in items})
+    prompts = sorted(set(asked))
     place = {prompt: i for i, prompt in enumerate(prompts)}
-    of_item = np.array([place[item.prompt] for item in items])
+    of_item = np.array([place[prompt] for prompt in asked])
     known = ~np.isnan(gained)
     total = np.bincount(of_item[known], gained[known], len(prompts))
     count = np.bincount(of_item[known], minlength=len(prompts))
@@ -224,14 +230,16 @@ def measured(
     for split in ("seen", "unseen"):
         chosen = np.array([item.split == split for item in items])
         kept = [item for item in items if item.split == split]
-        allows = np.array([item.allows for item in kept])
+        allows, asked = np.array([i.allows for i in kept]), [item.prompt for item in kept]
         scores = {name: (h * s)[chosen] for name, (h, s) in found.items()}
         result[split] = {
             "cosa_score": {n: round(float(np.nanmean(v)), 4) for n, v in scores.items()},
             "coverage": {n: round(float((~np.isnan(v)).mean()), 4) for n, v in scores.items()},
             "behaviour": {n: behaviour(h[chosen], allows) for n, (h, _) in found.items()},
             "difference_to_ica": {
-                n: difference(scores[n], scores["ica"], kept) for n in ("sft", "dpo") if n in scores
+                n: difference(scores[n], scores["ica"], asked)
+                for n in ("sft", "dpo")
+                if n in scores
             },
             "preference": {n: preference(gap[chosen], kept) for n, gap in gaps.items()},
         }

@@ -151,6 +151,7 @@ class World:
 
     root: Path
     meter: Meter
+    profile: dict[str, Any] = field(default_factory=lambda: PROFILE)
 
     def made(self) -> World:
         """After its full run."""
@@ -205,8 +206,8 @@ class World:
         """Runs the graph; raises what a failed task raises."""
         prompts = write_mild_prompts(self.root / "prompts.jsonl")
         (self.root / "taxonomy.yaml").write_text(TAXONOMY)
-        profile = self.root / "profile.yaml"
-        profile.write_text(json.dumps({**PROFILE, **groups}))
+        file = self.root / "profile.yaml"
+        file.write_text(json.dumps({**self.profile, **groups}))
         own = {
             "storage.root": f"{self.root}/out",
             "storage.cache": f"{self.root}/cache",
@@ -215,7 +216,7 @@ class World:
             "configs.files": f"[{self.root}/configs]",
         }
         overrides = (*(f"{name}={value}" for name, value in own.items()), *overrides)
-        config = load_run_config(str(profile), overrides)
+        config = load_run_config(str(file), overrides)
         (self.root / "config.yaml").write_text(dump_run_config(config))
         given: dict[str, Json] = {
             "run_config_uri": str(self.root / "config.yaml"),
