@@ -25,10 +25,10 @@ from cosalign.domain.taxonomy import parse_taxonomy
 from cosalign.inference.double import DoubleEngine
 from cosalign.inference.engine import Generation, GenerationRequest, Labelling, LabelRequest
 from cosalign.inference.models import ModelFolder
-from cosalign.pipelines.compilation import compiled_path
 from cosalign.pipelines.ir_parsing import parse_pipeline
 from cosalign.pipelines.launchers import Launch
 from cosalign.pipelines.local_run import LocalRun, TaskReport
+from cosalign.retraining.shipped_pipelines import compiled_path
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
 from cosalign.runtime.run_record import RunRecord, read_run_record
 from cosalign.runtime.step import StepManifest
