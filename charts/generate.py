@@ -10,18 +10,29 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cosalign.domain.increment_policy import IncrementPolicy
 from cosalign.domain.run_config import RunConfig
+from cosalign.domain.run_config.increment import IncrementGroup
+from cosalign.domain.taxonomy import parse_taxonomy, shipped_taxonomies
 from cosalign.pipelines.compilation import GRAPHS
+from cosalign.retraining.reconcile_setup import SET_BY_RECONCILE
 from cosalign.retraining.shipped_pipelines import compiled_path
 
 CHARTS = Path(__file__).parent
 CHART = CHARTS / "cosalign"
 CRD = CHART / "crds" / "safetyconfigs.cosalign.dev.yaml"
+RULES = CHARTS.parent / "manifests" / "crds" / CRD.name
+_RULES_TOP = """\
+# The SafetyConfig kind with CEL rules, for servers from 1.25 on: in place of the chart's own file,
+#   kubectl apply --server-side -f manifests/crds
+# Made from charts/cosalign/crds and the shipped taxonomies by `make chart`.
+"""
 README_TOP = CHARTS / "readme.top.md"
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
 
@@ -45,10 +56,21 @@ def values_schema() -> str:
     run_config = _plain(RunConfig.model_json_schema())
     schema["$defs"] |= run_config.pop("$defs")
     schema["$defs"]["RunConfig"] = run_config
+    schema["$defs"]["IncrementPolicy"] = _plain(IncrementPolicy.model_json_schema())
+    schema["$defs"]["IncrementSettings"] = _increment_settings()
     crd = yaml.safe_load(CRD.read_text("utf-8"))
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     schema["$defs"]["SafetyConfigSpec"] = _closed(spec)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def _increment_settings() -> dict[str, Any]:
+    """What of the run config's group ``increment`` is the platform team's to set."""
+    group: dict[str, Any] = _plain(IncrementGroup.model_json_schema())
+    del group["required"]
+    kept = group["properties"].keys() - SET_BY_RECONCILE
+    group["properties"] = {name: group["properties"][name] for name in sorted(kept)}
+    return group
 
 
 def _plain(node: Any) -> Any:
@@ -82,6 +104,49 @@ def _closed(node: dict[str, Any]) -> dict[str, Any]:
     if node.get("x-kubernetes-list-type") == "set":
         kept["uniqueItems"] = True
     return kept
+
+
+def crd_with_rules() -> str:
+    """The CRD with CEL rules, for servers from 1.25 on; older ones refuse a CRD that has any."""
+    crd = yaml.safe_load(CRD.read_text("utf-8"))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    spec = schema["properties"]["spec"]
+    # A rule says in words what "must validate one and only one schema" leaves to be guessed.
+    del spec["oneOf"]
+    spec["x-kubernetes-validations"] = list(_rules())
+    return _RULES_TOP + yaml.safe_dump(crd, sort_keys=False, width=120)
+
+
+def _rules() -> Iterator[dict[str, str]]:
+    """What a server can say of a config by itself, in words that help."""
+    yield {
+        "rule": "has(self.allowedRisks) != has(self.text)",
+        "message": "exactly one of allowedRisks and text; write 'allowedRisks: []' to allow none",
+    }
+    both_dates = "has(self.effectiveFrom) && has(self.expires) && size(self.effectiveFrom) == 10"
+    yield {
+        # Moments with zones are left to whoever can compare them.
+        "rule": f"!({both_dates} && size(self.expires) == 10) || self.effectiveFrom < self.expires",
+        "message": "expires is not after effectiveFrom",
+    }
+    for text in shipped_taxonomies().values():
+        taxonomy = parse_taxonomy(text, "shipped taxonomy")
+        ours = (
+            f"!has(self.allowedRisks) || self.taxonomy.name != '{taxonomy.name}' || "
+            f"self.taxonomy.version != '{taxonomy.version}'"
+        )
+        yield {
+            "rule": f"{ours} || !('{taxonomy.names[-1]}' in self.allowedRisks)",
+            "message": f"{taxonomy.names[-1]} is the catch-all and can never be allowed",
+        }
+        names = ", ".join(f"'{name}'" for name in taxonomy.names)
+        yield {
+            "rule": f"{ours} || self.allowedRisks.all(risk, risk in [{names}])",
+            "message": (
+                f"allowedRisks holds what is no risk of {taxonomy.name} {taxonomy.version}; there "
+                f"are {', '.join(taxonomy.names[:-1])}"
+            ),
+        }
 
 
 def readme() -> str:
@@ -142,6 +207,7 @@ def generated() -> dict[Path, str]:
         **pipeline_files(),
         CHART / "values.schema.json": values_schema(),
         CHART / "README.md": readme(),
+        RULES: crd_with_rules(),
     }
 
 
@@ -163,7 +229,7 @@ def _shipped_pipelines() -> list[Path]:
 def main(arguments: list[str]) -> int:
     """Writes the files, or with ``--check`` names the stale ones; gives the exit code."""
     if arguments == ["--check"]:
-        found = [str(path.relative_to(CHARTS)) for path in stale()]
+        found = [str(path.relative_to(CHARTS.parent)) for path in stale()]
         if found:
             print(f"charts: not current: {', '.join(found)}; run `make chart`", file=sys.stderr)
         return 2 if found else 0

@@ -49,7 +49,8 @@ def test_pods_meet_restricted_and_cannot_write_their_root(values: str) -> None:
         for where, spec in pod_specs(item):
             assert violations(spec) == [], f"{item['kind']} {where}"
             assert isinstance(spec["securityContext"]["runAsUser"], int)
-            assert spec["automountServiceAccountToken"] is False
+            # What reconciles asks the Kubernetes API for safety configs; no other pod asks it.
+            assert spec["automountServiceAccountToken"] is ("reconcile" in item["metadata"]["name"])
             for container in spec["containers"]:
                 assert container["securityContext"]["readOnlyRootFilesystem"] is True
                 assert container["resources"]["limits"]["memory"]

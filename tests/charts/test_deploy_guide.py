@@ -129,6 +129,8 @@ def test_the_accounts_and_roles_it_names_are_the_chart_s() -> None:
     objects = render({"fullnameOverride": "cosalign", "trainer": {"enabled": True}})
     for kind in ("ServiceAccount", "Role"):
         for name in of_kind(objects, kind):
-            if name.startswith(("cosalign-config-viewer", "cosalign-pipeline-")):
+            if name.startswith(
+                ("cosalign-config-approver", "cosalign-config-viewer", "cosalign-pipeline-")
+            ):
                 continue
             assert name in GUIDE, name

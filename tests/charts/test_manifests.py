@@ -14,10 +14,11 @@ import pytest
 import yaml
 from tests.charts.kubernetes_tools import kubectl
 from tests.charts.object_schemas import problems
-from tests.charts.rendering import CHART, ROOT, Object, objects_in, of_kind, render, the
+from tests.charts.rendering import CHART, ROOT, Object, merged, objects_in, of_kind, render, the
 
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("development", "production")
+RECONCILING = yaml.safe_load((CHART / "ci" / "reconcile-values.yaml").read_text("utf-8"))
 GITOPS = sorted((MANIFESTS / "gitops").rglob("*.yaml"))
 PLACEHOLDER = re.compile(r"\b(PROJECT|NUMBER|POOL|LOCATION|ZONE|CLUSTER|BUCKET|SCRATCH)\b")
 
@@ -101,7 +102,7 @@ def test_settings_are_never_applied() -> None:
 def test_roles_go_to_the_accounts_that_the_chart_makes(name: str) -> None:
     settings = _settings(name)
     values = yaml.safe_load((CHART / "ci" / "gke-values.yaml").read_text("utf-8"))
-    rendered = render({**values, "fullnameOverride": "cosalign"})
+    rendered = render(merged(RECONCILING, {**values, "fullnameOverride": "cosalign"}))
     accounts = set(of_kind(rendered, "ServiceAccount"))
     holders = set()
     for grant in of_kind(_overlay(name), "IAMPolicyMember").values():

@@ -195,3 +195,49 @@ def test_columns_show_what_the_schema_has() -> None:
         if top != "metadata":
             assert rest in SCHEMA["properties"][top]["properties"], column["name"]
     assert version["subresources"] == {"status": {}}
+
+
+RULES: Object = yaml.safe_load(
+    (ROOT / "manifests/crds/safetyconfigs.cosalign.dev.yaml").read_text("utf-8")
+)
+BEYOND_A_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
+    "the catch-all": ({"allowedRisks": ["other_harms"]}, "can never be allowed"),
+    "an unknown risk": ({"allowedRisks": ["violence", "beer"]}, "no risk of cosa 1"),
+    "dates in disorder": (
+        {"effectiveFrom": "2026-12-31", "expires": "2026-01-01"}, "not after effectiveFrom",
+    ),
+    "both forms": ({"text": "A policy."}, "exactly one of allowedRisks and text"),
+    "neither form": ({"allowedRisks": ABSENT}, "exactly one of allowedRisks and text"),
+}  # fmt: skip
+
+
+def test_the_crd_with_rules_is_the_same_but_for_its_rules() -> None:
+    assert problems(RULES) == []
+    spec = dict(crd_schema(RULES)["properties"]["spec"])
+    assert len(spec.pop("x-kubernetes-validations")) == 4
+    assert spec == {key: value for key, value in SPEC.items() if key != "oneOf"}
+    ours = {**RULES, "spec": {**RULES["spec"], "versions": []}}
+    assert ours == {**CRD, "spec": {**CRD["spec"], "versions": []}}
+
+
+@pytest.mark.parametrize("case", BEYOND_A_SCHEMA)
+def test_rules_refuse_in_words_that_help(case: str) -> None:
+    change, says = BEYOND_A_SCHEMA[case]
+    assert says in " ".join(custom_problems(crd_schema(RULES), _with(change)))
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_rules_refuse_nothing_that_is_right(case: str) -> None:
+    assert custom_problems(crd_schema(RULES), _with(TAKEN[case])) == []
+
+
+def test_rules_leave_other_taxonomies_alone() -> None:
+    other = {"taxonomy": {"name": "pub", "version": "2"}, "allowedRisks": ["beer"]}
+    assert custom_problems(crd_schema(RULES), _with(other)) == []
+
+
+@given(changes=st.lists(st.sampled_from([*REFUSED.values(), *TAKEN.values()]), max_size=4))
+def test_rules_take_nothing_that_the_schema_refuses(changes: list[dict[str, Any]]) -> None:
+    document = _with({key: value for change in changes for key, value in change.items()})
+    if custom_problems(crd_schema(RULES), document) == []:
+        assert _crd_takes(document)

@@ -21,6 +21,11 @@ from tests.cluster.live_cluster import (
 
 pytestmark = pytest.mark.cluster
 CONFIGS = "safetyconfigs.cosalign.dev"
+RECONCILE = (
+    'reconcile={"enabled": true, "runConfig": "weekly", "schedule": "", "onInstall": false, '
+    '"approvers": {"installation": "tests", "required": false}},runConfigs={"weekly": {}}'
+)
+"""Reconcile without its CronJob, a kind that old servers do not have."""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,9 @@ def space() -> Iterator[str]:
         release(
             "install", "cosalign", str(CHART), "-n", name, "-f", str(CHART / "ci/tags-values.yaml"),
             "--set", "trainer.enabled=true", "--set", "kfp.objectStoreSecrets={store}",
+            "--set-json", RECONCILE,
         )  # fmt: skip
-        for role in ("editor", "viewer"):
+        for role in ("editor", "approver", "viewer"):
             on_cluster("create", "serviceaccount", role, "-n", name)
             on_cluster(
                 "create", "rolebinding", role, "-n", name, f"--role=cosalign-config-{role}",
@@ -52,8 +58,12 @@ MAY = [
     ("cosalign-submitter", "create", "runs.pipelines.kubeflow.org"),
     ("cosalign-submitter", "create", "pipelines.pipelines.kubeflow.org:versions"),
     ("cosalign-submitter", "terminate", "runs.pipelines.kubeflow.org"),
-    ("cosalign-submitter", "list", CONFIGS),
-    ("cosalign-submitter", "patch", f"{CONFIGS}:status"),
+    ("cosalign-reconcile", "list", CONFIGS),
+    ("cosalign-reconcile", "patch", f"{CONFIGS}:status"),
+    ("cosalign-reconcile", "create", "events"),
+    ("cosalign-reconcile", "create", "runs.pipelines.kubeflow.org"),
+    ("cosalign-reconcile", "terminate", "runs.pipelines.kubeflow.org"),
+    ("approver", "patch", CONFIGS),
     ("editor", "create", CONFIGS),
     ("editor", "delete", CONFIGS),
     ("viewer", "get", CONFIGS),
@@ -68,9 +78,18 @@ MAY_NOT = [
     ("cosalign-pipeline", "create", "pods:exec"),
     ("cosalign-pipeline", "get", CONFIGS),
     ("cosalign-pipeline", "patch", f"{CONFIGS}:status"),
-    ("cosalign-submitter", "update", CONFIGS),
-    ("cosalign-submitter", "create", CONFIGS),
-    ("cosalign-submitter", "delete", CONFIGS),
+    ("cosalign-submitter", "get", CONFIGS),
+    ("cosalign-reconcile", "update", CONFIGS),
+    ("cosalign-reconcile", "patch", CONFIGS),
+    ("cosalign-reconcile", "create", CONFIGS),
+    ("cosalign-reconcile", "delete", CONFIGS),
+    ("cosalign-reconcile", "get", "secrets"),
+    ("cosalign-reconcile", "create", "pods"),
+    ("cosalign-reconcile", "create", "pipelines.pipelines.kubeflow.org:versions"),
+    ("cosalign-reconcile", "update", "configmaps"),
+    ("approver", "create", CONFIGS),
+    ("approver", "delete", CONFIGS),
+    ("approver", "patch", f"{CONFIGS}:status"),
     ("cosalign-submitter", "get", "secrets"),
     ("cosalign-submitter", "create", "pods"),
     ("cosalign-submitter", "delete", "runs.pipelines.kubeflow.org"),
@@ -110,14 +129,14 @@ def test_kubectl_auth_can_i(space: str, case: tuple[str, str, str], answer: bool
     assert kubectl_can_i(account, space, verb, what) is answer
 
 
-@pytest.mark.parametrize("account", ["cosalign-pipeline", "cosalign-submitter", "editor"])
+@pytest.mark.parametrize("account", ["cosalign-pipeline", "cosalign-reconcile", "editor"])
 def test_nothing_in_another_namespace(space: str, account: str) -> None:
     subject = f"system:serviceaccount:{space}:{account}"
     with pytest.raises(Failed, match="forbidden"):
         on_cluster("get", CONFIGS, "-n", "kube-system", "--as", subject)
 
 
-def test_a_status_by_the_submitter_and_by_nobody_else(space: str) -> None:
+def test_a_status_by_what_reconciles_and_by_nobody_else(space: str) -> None:
     config = {
         "apiVersion": "cosalign.dev/v1alpha1",
         "kind": "SafetyConfig",
@@ -130,13 +149,13 @@ def test_a_status_by_the_submitter_and_by_nobody_else(space: str) -> None:
     status = ("patch", CONFIGS, "school-no", "-n", space, "--type=merge", "--subresource=status")
     with pytest.raises(Failed, match="forbidden"):
         on_cluster(*status, "-p", patch, "--as", editor)
-    submitter = f"system:serviceaccount:{space}:cosalign-submitter"
-    on_cluster(*status, "-p", patch, "--as", submitter)
+    reconcile = f"system:serviceaccount:{space}:cosalign-reconcile"
+    on_cluster(*status, "-p", patch, "--as", reconcile)
     spec = json.dumps({"spec": {"region": "se"}})
     with pytest.raises(Failed, match="forbidden"):
         on_cluster(
             "patch", CONFIGS, "school-no", "-n", space, "--type=merge", "-p", spec,
-            "--as", submitter,
+            "--as", reconcile,
         )  # fmt: skip
     shown = on_cluster(
         "get", "safety", "-n", space, "--as", f"system:serviceaccount:{space}:viewer"

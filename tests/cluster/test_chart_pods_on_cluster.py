@@ -242,10 +242,9 @@ MAY = {
         "/api/v1/nodes": 403,
     },
     "cosalign-submitter": {
-        "/apis/cosalign.dev/v1alpha1/namespaces/{space}/safetyconfigs": 200,
+        "/apis/cosalign.dev/v1alpha1/namespaces/{space}/safetyconfigs": 403,
         "/api/v1/namespaces/{space}/pods": 403,
         "/api/v1/namespaces/{space}/secrets": 403,
-        "/apis/cosalign.dev/v1alpha1/namespaces/kube-system/safetyconfigs": 403,
     },
     "cosalign-trainer": {
         "/api/v1/namespaces/{space}/pods": 403,

@@ -16,6 +16,7 @@ COMMAND_IMAGE_ENTRIES = (
     "cosalign.pipelines.upload_command",
     "cosalign.retraining.commands",
     "cosalign.retraining.config_commands",
+    "cosalign.retraining.reconcile_commands",
     "cosalign.runtime.config_commands",
 )
 """What the image that holds the command line is for; other commands need what it does not hold."""
