@@ -59,11 +59,13 @@ def digest_of(address: str) -> str:
 class Worker:
     """Carries runs out in no time: writes gate, scores and note as an evaluation would.
 
-    ``follows`` says whether a model follows a config, by the model's digest and the config's name.
+    ``follows`` says whether a model follows a config, by the model's digest and the config's name;
+    ``canaries``, whether the judge gets its canaries right.
     """
 
     storage: Storage
     follows: Callable[[str, str], bool] = lambda *_: True
+    canaries: bool = True
     ends: list[SubmittedRun] = field(default_factory=list)
     orders: list[RunOrder] = field(default_factory=list)
 
@@ -86,10 +88,11 @@ class Worker:
         good = {name: self.follows(model, name) for name in names}
         folder = f"steps/evaluation/{fingerprint('evaluation', [digest, uri, good])}"
         gate = GateFile(
-            passed=all(good.values()), candidate="dpo", reference="ica",
+            passed=all(good.values()) and self.canaries, candidate="dpo", reference="ica",
             model=ModelRef(uri=uri, digest=model), rival=None, against_current=False,
             name=config.gate.model, policy={}, items="0" * 64,
-            checks=tuple(_check(name, ok) for name, ok in good.items()),
+            checks=(*(_check(name, ok) for name, ok in good.items()),
+                    {**_check("", self.canaries), "rule": "canaries"}),
         )  # fmt: skip
         self.storage.write_bytes(f"{folder}/gate.json", gate.as_bytes())
         card = {"configs": [_part(name, ok) for name, ok in good.items()]}

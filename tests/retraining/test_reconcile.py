@@ -261,6 +261,20 @@ def test_a_model_whose_gate_failed_is_not_trained_again_until_something_changes(
     assert world.started == ["full", "full", "full"]
 
 
+def test_nothing_is_trained_because_the_judge_is_unwell(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    world.worker.canaries = False
+    world.wants(BANK, GAME)
+    world.ticks()
+    assert world.started == ["full", "evaluate"]
+    assert followed(world) == {"eu-bank": True, "jp-game": False}
+    tick = world.reconciler().tick()
+    assert tick.evaluate is not None
+    assert tick.evaluate.outcome is not None
+    assert "canaries:too_high" in tick.evaluate.outcome.message
+
+
 def test_a_set_that_failed_before_is_known_when_it_comes_back(world: World) -> None:
     world.worker.follows = lambda _, name: name != "jp-game"
     world.wants(BANK, GAME)
@@ -377,6 +391,30 @@ def test_another_base_model_means_a_full_run(world: World) -> None:
     world.overrides = ("models.base=acme/other",)
     world.ticks()
     assert world.started == ["full", "full"]
+
+
+def test_what_was_trained_on_and_is_not_followed_needs_a_full_run(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, _: model != first
+    item = {"prompt": "What is a mortgage?", "expect": "answer"}
+    world.wants(document("eu-bank", "financial_crime_theft", acceptance=[item]))
+    world.ticks()
+    assert world.started == ["full", "evaluate", "full"]
+
+
+def test_what_an_increment_cannot_share_means_a_full_run_when_one_is_due(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.overrides = ("pairing.seed=5",)
+    world.ticks()
+    assert world.started == ["full"]
+    world.worker.follows = lambda model, name: name == "eu-bank" or model != first
+    world.wants(BANK, GAME)
+    world.ticks()
+    assert world.started == ["full", "evaluate", "full"]
 
 
 def test_a_run_config_without_a_gate_is_refused(world: World) -> None:

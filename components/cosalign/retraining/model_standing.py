@@ -46,6 +46,11 @@ class KnownModel:
         """Its digest."""
         return self.entry.digest
 
+    @property
+    def trained_digests(self) -> frozenset[str]:
+        """Configs that the runs which led to it trained on."""
+        return frozenset(digest for entry in self.trained for digest in entry.plan.digests)
+
     def followed(self, demand: str) -> bool:
         """Whether it was measured under a config and let pass."""
         found = self.measures.get(demand)
@@ -115,13 +120,15 @@ def standing_of(
         return None
     full = model.trained[-1] if model.trained else None
     known = frozenset(key for key, measure in model.measures.items() if measure.followed)
-    newest = model.trained[0].outcome if model.trained else None
+    pairs = [entry.outcome.pairs if entry.outcome else 0 for entry in model.trained]
+    added = [n for n, entry in zip(pairs, model.trained, strict=True)
+             if entry.plan.kind == "increment"]  # fmt: skip
     return Standing(
         known=known,
-        increments=sum(entry.plan.kind == "increment" for entry in model.trained),
+        increments=len(added),
         days=train.age(full, now) / _DAY if full is not None else 0.0,
-        pairs=newest.pairs if newest else 0,
-        added_pairs=sum(entry.outcome.added_pairs for entry in model.trained if entry.outcome),
+        pairs=sum(pairs),
+        added_pairs=sum(added),
         drift=_drift(full, model, demands),
     )
 

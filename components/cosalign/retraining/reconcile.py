@@ -228,14 +228,30 @@ class Reconciler:
             return None
         wanted = wanted_of(demands, model, self.maker.foundation)
         found = decide(wanted, standing_of(model, demands, self.train, now), self.settings.policy)
-        needs_record = found.action == "increment" and (model is None or model.record is None)
-        if found.action == "increment" and (self.settings.full or needs_record):
-            why = "asked" if self.settings.full else "no_record"
-            sentence = "no finished run of the current model is known that could be extended"
-            told = "a full run was asked for" if self.settings.full else sentence
-            trained = tuple(sorted(wanted.configs - wanted.evaluate_only))
-            found = Decision("full", why, told, trained, found.accepted, found.declined)
-        return found
+        anew = self._anew(found, demands, model)
+        if anew is None:
+            return found
+        trained = tuple(sorted(wanted.configs - wanted.evaluate_only))
+        return Decision("full", *anew, trained, found.accepted, found.declined)
+
+    def _anew(
+        self, found: Decision, demands: Mapping[str, Demand], model: KnownModel | None
+    ) -> tuple[str, str] | None:
+        """Why an increment that is due has to be a full run; ``None`` where it has not."""
+        if found.action != "increment":
+            return None
+        if self.settings.full:
+            return "asked", "a full run was asked for"
+        if model is None or model.record is None:
+            return (
+                "no_record",
+                "no finished run of the current model is known that could be extended",
+            )
+        if {demands[key].digest for key in found.configs} & model.trained_digests:
+            return "trained_already", "a config was trained on already, and is not followed"
+        if model.trained and model.trained[0].plan.extends != self.maker.extends:
+            return "settings_changed", "judging, scoring or pairing changed since the last run"
+        return None
 
     def _plan(
         self,

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
               help="A deployed version; of others the one that ships is uploaded.")  # fmt: skip
 @click.option("--pipeline-root", metavar="URL", help="Where artifacts go.")
 @click.option("--service-account", metavar="NAME", help="Of the runs' pods.")
-@click.option("--settle-seconds", default=300.0, show_default=True, type=click.FloatRange(0),
-              help="How long configs have to rest before they are acted on, together.")  # fmt: skip
+@click.option("--settle-seconds", type=click.FloatRange(0),
+              help="How long configs have to rest before they are acted on, together; 300, and 0 "
+              "with --local.")  # fmt: skip
 @click.option("--settle-limit-seconds", default=3600.0, show_default=True, type=click.FloatRange(0),
               help="How long they may go on changing.")  # fmt: skip
 @click.option("--attempts", default=3, show_default=True, type=click.IntRange(1),
@@ -91,7 +92,8 @@ def _say(tick: Tick, status: Status) -> None:
 
 
 @click.command("status")
-@click.option("--root", required=True, metavar="ADDRESS", help="The storage root.")
+@click.option("--root", default="cosalign-out", show_default=True, metavar="ADDRESS",
+              help="The storage root.")  # fmt: skip
 @click.option("--name", default="main", show_default=True, metavar="NAME",
               help="As of the model that is reconciled.")  # fmt: skip
 @click.option("--region", "regions", multiple=True, metavar="NAME", help="Only this region's.")

@@ -112,8 +112,11 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     policy = _fields("--policy", given["policy"], set(IncrementPolicy.model_fields))
     # A local run holds a lock as long as it goes on, so a claim without one is left behind.
     lease = 0.0 if given["local"] else given["lease_seconds"]
+    settle = given["settle_seconds"]
+    if settle is None:
+        settle = 0.0 if given["local"] else SettleRules().seconds
     return Settings(
-        settle=SettleRules(given["settle_seconds"], given["settle_limit_seconds"]),
+        settle=SettleRules(settle, given["settle_limit_seconds"]),
         retry=RetryRules(given["attempts"], given["backoff_seconds"], lease),
         policy=validated(IncrementPolicy, policy, "--policy", ConfigError),
         by=given["by"], full=given["full"],

@@ -65,8 +65,10 @@ class RunPlan(StrictModel):
         inputs: Digest of all that the run is made from; the same inputs are not tried again after
             an end that they may be the reason of.
         foundation: Digest of base model, judge and taxonomy as the run config names them.
+        extends: Digest of settings that a run and its increments have to share.
         model: Digest of the model that was current.
         demands: What the run is about: the configs that are measured or trained on, by demand.
+        digests: Those configs' digests.
         covers: All configs that it evaluates, by demand.
         names: Those configs' names in the run, by demand; the first of several.
         config_uri: The run config.
@@ -79,8 +81,10 @@ class RunPlan(StrictModel):
     sentence: str
     inputs: str
     foundation: str
+    extends: str
     model: str | None
     demands: tuple[str, ...]
+    digests: tuple[str, ...]
     covers: tuple[str, ...]
     names: dict[str, str]
     config_uri: str
@@ -111,8 +115,7 @@ class RunOutcome(StrictModel):
         gate: Address of ``gate.json``.
         gate_sha256: Its SHA-256.
         measures: What was measured, by demand.
-        pairs: Pairs that were trained on.
-        added_pairs: Those of them that an increment made.
+        pairs: Pairs that it made; an increment's are those of its new configs.
     """
 
     ending: Ending
@@ -125,7 +128,6 @@ class RunOutcome(StrictModel):
     gate_sha256: str | None = None
     measures: dict[str, Measure] = {}
     pairs: int = 0
-    added_pairs: int = 0
 
 
 class LaneEntry(Link):

@@ -104,6 +104,13 @@ class RunMaker:
             },
         )
 
+    @property
+    def extends(self) -> str:
+        """Digest of settings that an increment has to share with the run that it extends."""
+        plain = self.base.plain()
+        shared = {name: plain[name] for name in ("judging", "scoring", "pairing")}
+        return fingerprint("extended-settings", shared)
+
     def plan(
         self,
         kind: Kind,
@@ -141,7 +148,8 @@ class RunMaker:
         )  # fmt: skip
         return RunPlan(
             kind=kind, reason=why[0], sentence=why[1], inputs=inputs, foundation=self.foundation,
-            model=model, demands=tuple(d.key for d in about), covers=tuple(d.key for d in covers),
+            extends=self.extends, model=model, demands=tuple(d.key for d in about),
+            digests=tuple(sorted({d.digest for d in about})), covers=tuple(d.key for d in covers),
             names={d.key: names[d.configs[0].key] for d in covers},
             config_uri=self.storage.uri_of(path), config_digest=digest,
             model_uri=current.uri if current and kind == "evaluate" else None,

@@ -20,14 +20,14 @@ from cosalign.runtime.result_notes import run_record_uri
 from cosalign.runtime.run_record import read_run_record
 from cosalign.runtime.step import StepManifest, parse_manifest
 from cosalign.store.gate_file import StoredGate, read_gate
-from cosalign.store.model_pointer import ModelPointer, first_promotion
+from cosalign.store.model_pointer import ModelPointer
 from cosalign.store.storage import Storage, read_uri
 
 CONTROL = "control"
 """The suite of the regions' configs, as scorecards name it."""
 
 EVERYWHERE = frozenset({"canaries", "gate"})
-"""Rules that speak of the measuring itself: where one fails, nothing was shown anywhere."""
+"""Rules that speak of the measuring itself: where one fails, nothing is known of any config."""
 
 
 def outcome_of_run(
@@ -71,28 +71,36 @@ def _succeeded(storage: Storage, plan: RunPlan, pointer: ModelPointer) -> RunOut
     model = gate.file.model.digest
     if plan.kind == "evaluate" and model != plan.model:
         return RunOutcome(ending="failed", message="its result is of another model; measured again")
-    pairs, added = (0, 0) if plan.kind == "evaluate" else _pairs(storage, uri)
+    broken = [f"{c['rule']}:{c['code']}" for c in gate.file.checks
+              if c["rule"] in EVERYWHERE and not c["passed"]]  # fmt: skip
+    if plan.kind == "evaluate" and broken:
+        # To train because the judge is unwell would be the wrong cure.
+        return RunOutcome(
+            ending="wrong", model=model, record=uri, gate=gate.uri, gate_sha256=gate.sha256,
+            message=f"the measuring itself did not pass its gate: {', '.join(broken)}",
+        )  # fmt: skip
+    pairs = 0 if plan.kind == "evaluate" else _pairs(storage, uri)
     return RunOutcome(
         ending="succeeded", model=model, passed=gate.file.passed, record=uri,
-        promoted=plan.kind != "evaluate" and _was_promoted(pointer, model),
+        promoted=plan.kind != "evaluate" and _is_current(pointer, model),
         gate=gate.uri, gate_sha256=gate.sha256, measures=_measures(storage, manifest, gate, plan),
-        message=", ".join(gate.file.codes()), pairs=pairs, added_pairs=added,
+        message=", ".join(gate.file.codes()), pairs=pairs,
     )  # fmt: skip
 
 
-def _was_promoted(pointer: ModelPointer, model: str) -> bool:
-    return first_promotion(pointer.history(), model) is not None
+def _is_current(pointer: ModelPointer, model: str) -> bool:
+    current = pointer.settle()
+    return current is not None and current.digest == model
 
 
-def _pairs(storage: Storage, uri: str) -> tuple[int, int]:
-    """Pairs that a training run trained on, and those that an increment added."""
+def _pairs(storage: Storage, uri: str) -> int:
+    """Pairs that a training run made."""
     try:
         pairing = read_run_record(storage, uri).manifests["pairing"]
     except UserError:
         # A run of an earlier release: it can be promoted, and not be extended.
-        return 0, 0
-    total = pairing.tables["pairs"].rows if "pairs" in pairing.tables else 0
-    return total, pairing.counts.get("pairs_added", 0)
+        return 0
+    return pairing.tables["pairs"].rows if "pairs" in pairing.tables else 0
 
 
 def _measures(
