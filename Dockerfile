@@ -23,9 +23,11 @@ RUN mkdir -p /home/cosalign /app/cosalign && chown 65532:65532 /home/cosalign
 ENV HOME=/home/cosalign PATH=/packages/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/cosalign
 
-# What torch and vLLM need of the system and wheels do not carry. On CPUs vLLM looks up NUMA nodes. On GPUs Triton builds
+# What torch and vLLM need of the system and wheels do not carry. On CPUs vLLM looks up NUMA nodes; torch.compile, which
+# would want a C++ compiler, is off. On GPUs Triton builds
 # the launchers of its kernels with a C compiler when they are first called, so these images, and these alone, hold one.
 FROM base AS system-cpu
+ENV TORCH_COMPILE_DISABLE=1
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends libnuma1 >/dev/null \
   && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 
@@ -35,13 +37,20 @@ RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc 
 
 FROM base AS installer
 ARG INDEX=""
-ENV INDEX=${INDEX} PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/cache PIP_DISABLE_PIP_VERSION_CHECK=1
+# pip takes no notice of an empty variable.
+ENV PIP_INDEX_URL=${INDEX} PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/cache PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements/install-lock /usr/local/bin/install-lock
+
+FROM installer AS sbom
+COPY requirements/sbom.lock /sbom.lock
+RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache python -m venv /tools \
+  && /tools/bin/pip install --quiet --no-deps --only-binary :all: --require-hashes --requirement /sbom.lock
 
 FROM installer AS shared
 COPY requirements/synthesis-cpu.lock requirements/scoring-cpu.lock requirements/training-cpu.lock \
   requirements/evaluation-cpu.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM scratch AS common-code
 COPY LICENSE /app/LICENSE
@@ -59,7 +68,8 @@ COPY components/cosalign/judging /app/cosalign/judging
 FROM installer AS synthesis-own
 ARG ACCELERATOR
 COPY requirements/synthesis-${ACCELERATOR}.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM shared AS synthesis-shared
 
@@ -75,7 +85,8 @@ ENTRYPOINT ["python", "-m", "cosalign.synthesis"]
 FROM installer AS scoring-own
 ARG ACCELERATOR
 COPY requirements/scoring-${ACCELERATOR}.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM shared AS scoring-shared
 
@@ -91,7 +102,8 @@ ENTRYPOINT ["python", "-m", "cosalign.scoring"]
 FROM installer AS evaluation-own
 ARG ACCELERATOR
 COPY requirements/evaluation-${ACCELERATOR}.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM shared AS evaluation-shared
 
@@ -107,7 +119,8 @@ ENTRYPOINT ["python", "-m", "cosalign.evaluation"]
 FROM installer AS training-own
 ARG ACCELERATOR
 COPY requirements/training-${ACCELERATOR}.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM shared AS training-shared
 
@@ -122,7 +135,8 @@ ENTRYPOINT ["python", "-m", "cosalign.training"]
 
 FROM installer AS pairing-packages
 COPY requirements/pairing-cpu.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM base AS pairing
 COPY --from=pairing-packages /packages /packages
@@ -133,7 +147,8 @@ ENTRYPOINT ["python", "-m", "cosalign.pairing"]
 
 FROM installer AS serving-packages
 COPY requirements/serving-cpu.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM base AS serving
 COPY --from=serving-packages /packages /packages
@@ -144,7 +159,8 @@ ENTRYPOINT ["python", "-m", "cosalign.serving"]
 
 FROM installer AS retraining-packages
 COPY requirements/retraining-cpu.lock /locks/
-RUN --mount=type=secret,id=pip --mount=type=cache,target=/cache install-lock /locks/*
+RUN --mount=from=sbom,source=/tools,target=/tools --mount=type=secret,id=pip --mount=type=cache,target=/cache \
+  install-lock /locks/*
 
 FROM base AS retraining
 COPY --from=retraining-packages /packages /packages

@@ -48,7 +48,7 @@ from cosalign.store.storage import open_storage
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
 RUN = "r1"
 ROOT = f"gs://{BUCKET}/cluster"
-SMALL = "200Mi"
+SMALL = "80Mi"
 OUT_OF_MEMORY, DELETED = "pairing", "generation-1"
 
 

@@ -278,8 +278,24 @@ class VllmEngine:
 def _silence() -> None:
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _compile_nothing_on_cpus()
     # While vLLM is imported its logger has no handler yet, and warnings would reach stderr.
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def _compile_nothing_on_cpus() -> None:
+    """Turns torch.compile off where there is no GPU; before vLLM is imported, which decorates.
+
+    vLLM compiles the counting of ranks even when told to be eager, and torch builds that with a C++
+    compiler, which an image, or a laptop, may lack. Integers come out the same.
+    """
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        import torch._dynamo
+
+        torch._dynamo.config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
 
 
 def _start(model: ModelFolder, settings: EngineGroup) -> Any:
