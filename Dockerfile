@@ -23,9 +23,9 @@ RUN mkdir -p /home/cosalign /app/cosalign && chown 65532:65532 /home/cosalign
 ENV HOME=/home/cosalign PATH=/packages/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /home/cosalign
 
-# What torch and vLLM need of the system and wheels do not carry. On CPUs vLLM looks up NUMA nodes; torch.compile, which
-# would want a C++ compiler, is off. On GPUs Triton builds
-# the launchers of its kernels with a C compiler when they are first called, so these images, and these alone, hold one.
+# What torch and vLLM need of the system and wheels do not carry. On CPUs vLLM looks up NUMA nodes, and torch.compile,
+# which would want a C++ compiler, is off. On GPUs Triton builds the launchers of its kernels with a C compiler when they
+# are first called, so these images, and these alone, hold one.
 FROM base AS system-cpu
 ENV TORCH_COMPILE_DISABLE=1
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends libnuma1 >/dev/null \
