@@ -107,6 +107,11 @@ def test_it_runs_after_the_release_and_a_mistake_ends_it_at_once() -> None:
     assert problems(job) == []
 
 
+def test_servers_too_old_for_failure_policies_get_none() -> None:
+    job = the(render(UPLOAD, "--kube-version", "v1.25.3"), "Job", NAME)
+    assert "podFailurePolicy" not in job["spec"]
+
+
 @pytest.mark.parametrize("store", ["kubernetes", "none"])
 def test_no_job_where_nothing_is_to_be_uploaded(store: str) -> None:
     objects = render({"pipelines": {"store": store}})
