@@ -21,15 +21,17 @@ from tests.charts.rendering import CHART, Object
 
 CRDS = Path(__file__).parents[1] / "charts" / "crds"
 SECONDS = 120
+HELM_SECONDS = 900
+"""Helm waits for hooks, and a node may have to pull their image first."""
 
 
 class Failed(Exception):
     """A command failed; the message is what it said."""
 
 
-def _run(command: list[str], text: str | None) -> str:
+def _run(command: list[str], text: str | None, seconds: int = SECONDS) -> str:
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=SECONDS
+        command, input=text, capture_output=True, text=True, check=False, timeout=seconds
     )
     if done.returncode:
         raise Failed(done.stderr.strip() or done.stdout.strip())
@@ -43,7 +45,7 @@ def on_cluster(*arguments: str, text: str | None = None) -> str:
 
 def release(*arguments: str) -> str:
     """What ``helm`` prints on the cluster."""
-    return _run([helm(), *arguments], None)
+    return _run([helm(), *arguments], None, HELM_SECONDS)
 
 
 def read(*arguments: str) -> Any:
