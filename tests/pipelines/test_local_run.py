@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,15 @@ def test_other_failures_are_final_and_carry_the_childs_code(
     assert failure.value.exit_code == code
     assert [launch.task for launch in launcher.launches] == ["first"]
     assert [(report.task, report.exit_code) for report in reports] == [("first", code)]
+
+
+def test_a_driver_may_retry_whatever_fails_as_kfp_does(
+    two_steps: Build, parsed: Parse, tmp_path: Path
+) -> None:
+    launcher = ScriptedLauncher(codes={"first": [137, 2, 0]})
+    run, reports = run_of(parsed(two_steps(retry={"maxRetryCount": 3})), tmp_path, launcher)
+    replace(run, retried=bool).execute({})
+    assert [(report.task, report.attempts) for report in reports] == [("first", 3), ("second", 1)]
 
 
 def test_retries_run_out(two_steps: Build, parsed: Parse, tmp_path: Path) -> None:
