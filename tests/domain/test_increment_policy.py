@@ -55,7 +55,7 @@ def test_nothing_is_done_where_nothing_is_new_or_something_is_only_removed() -> 
     [
         (None, {}, "no_model"),
         (STANDING, {"foundation_changed": True}, "foundation_changed"),
-        (replace(STANDING, increments=8), {}, "increments"),
+        (replace(STANDING, increments=4), {}, "increments"),
         (replace(STANDING, added_pairs=251), {}, "added_share"),
         (replace(STANDING, days=91, increments=1), {}, "age"),
         (replace(STANDING, drift=(ScoreChange("no", -0.2, -0.3, -0.01),)), {}, "drift"),
@@ -73,7 +73,7 @@ def test_a_full_run_is_due(
 @pytest.mark.parametrize(
     "standing",
     [
-        replace(STANDING, increments=7),
+        replace(STANDING, increments=3),
         replace(STANDING, added_pairs=250),
         replace(STANDING, days=90, increments=1),
         # Far below, but it may be chance; and shown to have fallen, but by little.
@@ -124,4 +124,4 @@ def test_whatever_is_known_no_config_is_lost_and_none_is_trained_against_its_wil
         assert not only & set(found.configs)
     if found.action == "increment":
         assert set(found.configs) <= new - followed
-        assert increments < 8
+        assert increments < 4

@@ -89,7 +89,7 @@ def test_a_new_config_costs_what_stands_under_it_and_nothing_else(
     assert added
     assert added <= new
     assert record.manifests["pairing"].counts["pairs"] == len(pairs)
-    assert record.manifests["pairing"].counts["pairs_new"] == len(pairs) - len(earlier)
+    assert record.manifests["pairing"].counts["pairs_added"] == len(pairs) - len(earlier)
 
 
 def test_tables_are_whole_and_keep_what_was_known(world: World) -> None:
@@ -151,7 +151,7 @@ def test_nothing_is_generated_or_judged_where_no_responses_are_wanted(
     record = extend(world, NEW, responses=0)
     assert meter.total("synthesis") == meter.total("scoring") == meter.total("prepare") == 0
     assert record.manifests["synthesis"].counts["draws_new"] == 12
-    assert record.manifests["pairing"].counts["pairs_new"] > 0
+    assert record.manifests["pairing"].counts["pairs_added"] > 0
 
 
 def test_a_config_in_prose_is_judged_with_its_text_once_a_response(

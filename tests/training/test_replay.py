@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cosalign.domain.fingerprint import Json
 from cosalign.training.replay import replay_rows, replayed
 
-STRATA = st.lists(st.sampled_from([("no", "a"), ("no", "b"), ("ie", "a"), ("exact", "a")]))
+OWNERS, KINDS = ("no", "ie", "exact"), ("refusal", "help", "risks")
+STRATA = st.lists(st.tuples(st.sampled_from(OWNERS), st.sampled_from(KINDS)), max_size=60)
 COUNTS = st.integers(0, 60)
 
 
@@ -30,19 +31,29 @@ def test_as_many_as_asked_for_or_all_each_once(strata: list[tuple[str, str]], co
 
 
 @given(STRATA, COUNTS)
-def test_strata_get_equal_numbers_for_as_long_as_they_last(
+def test_owners_get_equal_numbers_for_as_long_as_they_last(
     strata: list[tuple[str, str]], count: int
 ) -> None:
-    sizes = Counter(strata)
-    taken = Counter(strata[row] for row in chosen(strata, count))
+    sizes = Counter(owner for owner, _ in strata)
+    taken = Counter(strata[row][0] for row in chosen(strata, count))
     # Oracle: the level of water in vessels of these sizes.
     level = 0
-    while sum(min(size, level + 1) for size in sizes.values()) <= min(count, len(strata)):
+    while level < len(strata) and sum(min(size, level + 1) for size in sizes.values()) <= count:
         level += 1
-        if level > len(strata):
-            break
-    for stratum, size in sizes.items():
-        assert min(size, level) <= taken[stratum] <= min(size, level + 1)
+    for owner, size in sizes.items():
+        assert min(size, level) <= taken[owner] <= min(size, level + 1)
+
+
+@given(STRATA, COUNTS)
+def test_kinds_have_the_proportion_that_their_owner_has_them_in(
+    strata: list[tuple[str, str]], count: int
+) -> None:
+    sizes, owners = Counter(strata), Counter(owner for owner, _ in strata)
+    taken = Counter(strata[row] for row in chosen(strata, count))
+    for owner, size in owners.items():
+        own = sum(taken[owner, kind] for kind in KINDS)
+        for kind in KINDS:
+            assert abs(taken[owner, kind] - own * sizes[owner, kind] / size) <= len(KINDS) / 2
 
 
 @given(STRATA, COUNTS, st.integers(0, 10))

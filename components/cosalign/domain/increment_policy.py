@@ -43,7 +43,7 @@ class IncrementPolicy(StrictModel):
     """
 
     evaluate_first: bool = True
-    max_increments: int = Field(default=8, ge=0)
+    max_increments: int = Field(default=4, ge=0)
     max_drift: float = Field(default=0.1, gt=0)
     max_added_share: float = Field(default=0.25, gt=0, le=1)
     max_days: float = Field(default=90.0, gt=0)

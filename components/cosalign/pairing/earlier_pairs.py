@@ -77,12 +77,12 @@ class EarlierPairs:
     def counts(self, new: Counter[str]) -> Counter[str]:
         """Counts of the whole table: the extended run's, less what is out of use, and the new."""
         found = Counter(self.record.manifests["pairing"].counts)
-        found.pop("pairs_new", None)
+        found.pop("pairs_added", None)
         found.subtract(self.gone)
         found.update(new)
         # Of the whole table of verdicts, which both runs read.
         found.update({name: new[name] - found[name] for name in _OF_VERDICTS})
-        found["pairs_new"] = new["pairs"]
+        found["pairs_added"] = new["pairs"]
         return found
 
     def _count(self, gone: pa.Table) -> None:
