@@ -25,7 +25,7 @@ def filled(storage: Storage) -> Storage:
 def test_stats_count_what_both_ledgers_hold(filled: Storage) -> None:
     done = run("stats", filled.uri)
     assert done.exit_code == 0
-    responses, verdicts = done.output.splitlines()
+    responses, verdicts, references, continuations = done.output.splitlines()
     size = sum(stat.size for stat in filled.list("ledgers/responses/parts"))
     assert responses.split("\t") == [
         "responses",
@@ -36,7 +36,9 @@ def test_stats_count_what_both_ledgers_hold(filled: Storage) -> None:
         f"bytes {size}",
         "erased 1",
     ]
-    assert verdicts.startswith("verdicts\tparts 0\trows 0")
+    for name, line in (("verdicts", verdicts), ("references", references)):
+        assert line.startswith(f"{name}\tparts 0\trows 0")
+    assert continuations.startswith("continuations\t")
 
 
 def test_verify_says_that_all_is_well(filled: Storage) -> None:
@@ -59,7 +61,7 @@ def test_compact_tells_what_it_merged(filled: Storage) -> None:
     assert done.exit_code == 0
     assert done.output.splitlines() == [
         "responses\tparts 2 -> 1\trows 3",
-        "verdicts\tparts 0 -> 0\trows 0",
+        *(f"{name}\tparts 0 -> 0\trows 0" for name in ("verdicts", "references", "continuations")),
     ]
     assert len(parts(filled)) == 1
 

@@ -37,10 +37,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(chosen=st.sets(numbers))
     def erase(self, chosen: set[int]) -> None:
-        stored = chosen & self.successes.keys()
+        stored = chosen & (self.successes.keys() | self.failures.keys())
         assert self.ledger.erase([key(n) for n in chosen]) == len(stored)
         for number in stored:
-            del self.successes[number]
+            self.successes.pop(number, None)
             self.failures.pop(number, None)
 
     @rule()

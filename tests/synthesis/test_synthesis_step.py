@@ -17,6 +17,8 @@ from cosalign.inference.double import DoubleEngine
 from cosalign.inference.engine import Generation, GenerationRequest, Labelling, LabelRequest
 from cosalign.inference.models import ModelFolder
 from cosalign.runtime.step import StepManifest, run_step
+from cosalign.store.erasure_plan import Selection, plan_erasure
+from cosalign.store.erasures import Erasure, erase
 from cosalign.store.ledger import Ledger
 from cosalign.store.storage import open_storage
 from cosalign.store.tables import read_table
@@ -506,3 +508,26 @@ def test_labels_that_the_files_give_leave_nothing_to_review(tmp_path: Path, mete
     assert "label_coverage" not in manifest.metrics
     # What bounds a list that is not made is no part of the result.
     assert run(tmp_path, {**changes, "judging.review_prompts": 7}) == (manifest, True)
+
+
+def test_an_erased_prompt_is_not_read_again_and_nothing_else_is_paid_for(
+    tmp_path: Path, meter: Meter
+) -> None:
+    first, _ = run(tmp_path)
+    drawn = {row["prompt_id"] for row in rows(tmp_path, first, "draws")}
+    gone = min(drawn)
+    storage = open_storage(str(tmp_path / "out"))
+    plan = plan_erasure(storage, Selection(prompts=frozenset({gone})))
+    erase(storage, Erasure(
+        by="ada", reason="asked for", at="2026-06-01", selection={}, prompts=(gone,), models=(),
+        tables=tuple(plan.tables),
+        keys={name: tuple(k.hex() for k in keys) for name, keys in plan.keys.items()},
+    ))  # fmt: skip
+    paid = meter.answered.total()
+    again, reused = run(tmp_path)
+    assert not reused
+    assert meter.answered.total() == paid
+    assert again.counts["prompts_erased"] == 1
+    for name in ("prompts", "draws", "responses"):
+        assert gone not in {row["prompt_id"] for row in rows(tmp_path, again, name)}
+    assert {row["prompt_id"] for row in rows(tmp_path, again, "draws")} == drawn - {gone}

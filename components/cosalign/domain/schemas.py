@@ -344,6 +344,14 @@ CONTINUATION_LEDGER = pa.schema(
 the model's digest, and the token ids of context and continuation."""
 
 
+LEDGERS = {
+    "responses": RESPONSE_LEDGER,
+    "verdicts": VERDICT_LEDGER,
+    "references": REFERENCE_LEDGER,
+    "continuations": CONTINUATION_LEDGER,
+}
+"""All ledgers, by the names of their folders."""
+
 TAXONOMY_KEY = "cosalign.taxonomy"
 """Where a table's metadata names the digest of the taxonomy that its masks speak in."""
 

@@ -13,7 +13,8 @@ own, so that a file changed under a run is noticed and never half used.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from cosalign.domain.errors import ConfigError
@@ -26,6 +27,7 @@ from cosalign.runtime.step import (
     REUSED,
     Step,
     StepContext,
+    config_digest,
     finished_manifest,
     main,
     open_step,
@@ -34,6 +36,7 @@ from cosalign.runtime.step import (
     task_inputs,
     task_order,
 )
+from cosalign.runtime.usage import metered
 from cosalign.store.storage import open_storage
 
 PREPARE, SHARE = "prepare", "share"
@@ -76,7 +79,7 @@ def prepared_main(step: PreparedStep, argv: Sequence[str] | None = None) -> int:
 def _prepare(step: PreparedStep, argv: Sequence[str]) -> None:
     io = parse_arguments(step, argv)
     shares = all_shares(int(io.parameters.get("shards", 0)))
-    with attempt(open_storage(task_config(step, io).storage.root), io):
+    with _attempted(step, io, PREPARE):
         context, identity, finished = _opened(step, io)
         made: Mapping[str, int] = {}
         if shares and not finished:
@@ -91,12 +94,20 @@ def _share(step: SharedStep, argv: Sequence[str]) -> None:
     if "share" not in io.parameters:
         raise ConfigError(f"{step.name}: the input 'share' is missing; see --help")
     share = parse_share(io.parameters["share"])
-    with attempt(open_storage(task_config(step, io).storage.root), io):
+    with _attempted(step, io, f"{SHARE} {share}"):
         context, identity, finished = _opened(step, io)
         made = {} if finished else step.pay(context, share)
         _log(step, f"share_{share}", identity, made, finished)
     io.write_parameter("identity", identity)
     _tell(io, made, finished)
+
+
+@contextmanager
+def _attempted(step: Step, io: ExecutorIo, part: str) -> Iterator[None]:
+    config = task_config(step, io)
+    storage = open_storage(config.storage.root)
+    with attempt(storage, io), metered(storage, config, config_digest(io, config), step.name, part):
+        yield
 
 
 def _opened(step: Step, io: ExecutorIo) -> tuple[StepContext, str, bool]:

@@ -31,6 +31,7 @@ from cosalign.runtime.permanent_failure import attempt
 from cosalign.runtime.result_notes import note_result
 from cosalign.runtime.run_config import read_run_config, run_config_digest
 from cosalign.runtime.shares import all_shares
+from cosalign.runtime.usage import metered
 from cosalign.runtime.version import VERSION
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import TableRef
@@ -278,9 +279,10 @@ def _finished(storage: Storage, folder: str) -> StepManifest | None:
 def _run(step: Step, argv: Sequence[str]) -> None:
     io = parse_arguments(step, argv)
     config = task_config(step, io)
-    with attempt(open_storage(config.storage.root), io):
+    storage, digest = open_storage(config.storage.root), config_digest(io, config)
+    with attempt(storage, io), metered(storage, config, digest, step.name):
         manifest, reused = run_step(step, config, task_inputs(step, io), task_order(io))
-        note_result(open_storage(config.storage.root), _config_digest(io, config), manifest.folder)
+        note_result(storage, digest, manifest.folder)
         shares = all_shares(int(io.parameters.get("shards", 0)))
         io.write_parameter("shares", [str(share) for share in shares])
         _write_outputs(step, io, manifest, reused)
@@ -315,7 +317,8 @@ def task_order(io: ExecutorIo) -> Order:
     return Order(identities, io.parameters.get("model_uri") or None)
 
 
-def _config_digest(io: ExecutorIo, config: RunConfig) -> str:
+def config_digest(io: ExecutorIo, config: RunConfig) -> str:
+    """SHA-256 of the run config, as the task names it or as it is."""
     return io.parameters.get("run_config_digest") or run_config_digest(config)
 
 

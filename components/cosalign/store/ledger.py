@@ -31,6 +31,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ import pyarrow.compute as pc
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import KEY_BYTES
+from cosalign.domain.schema_upgrades import VERSION_KEY, current_version
 from cosalign.store.key_set import KeySet
 from cosalign.store.part_file import PartFile, PartGoneError
 from cosalign.store.part_scan import ROWS_HELD, Snapshot, count_keys, retried, superseded_rows
@@ -88,7 +90,8 @@ class Ledger:
 
     def __init__(self, storage: Storage, name: str, schema: pa.Schema) -> None:
         self._storage = storage
-        self._schema = schema
+        self._schema = schema.with_metadata({VERSION_KEY: str(current_version())})
+        self._name = name
         self.folder = f"ledgers/{name}"
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -107,6 +110,25 @@ class Ledger:
         for table in self._wanted(["key", "failure"], asked):
             found.update(_successes(table).column("key").to_pylist())
         return [key for key in asked if key not in found]
+
+    def stored(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of some keys that have a living row, failures too."""
+        tables = self._wanted(["key"], sorted(set(keys)))
+        return {key for table in tables for key in table.column("key").to_pylist()}
+
+    def made_before(self, moment: int) -> set[bytes]:
+        """Keys all of whose living rows were made before a moment, nanoseconds since 1970."""
+
+        def scanned() -> set[bytes]:
+            older: set[bytes] = set()
+            newer: set[bytes] = set()
+            for table in self._snapshot().tables(["key", "created"]):
+                old = pc.less(table["created"], moment)
+                older.update(table.filter(old)["key"].to_pylist())
+                newer.update(table.filter(pc.invert(old))["key"].to_pylist())
+            return older - newer
+
+        return retried(scanned)
 
     def read(self, keys: Sequence[bytes]) -> pa.Table:
         """The rows of the keys, row i for key i; a key may be asked for more than once.
@@ -146,6 +168,14 @@ class Ledger:
             erased=len(erased - anew),
         )
 
+    def versions(self) -> Counter[int]:
+        """How many parts there are of each version of the schema.
+
+        Raises:
+            DataError: A part is torn, or was written by a newer release.
+        """
+        return retried(lambda: Counter(self._open(part).version for part in self._parts()))
+
     def verify(self) -> list[str]:
         """Names of parts that are torn or have another schema; empty where all is well."""
         return [part.path for part in self._parts() if not self._readable(part)]
@@ -153,12 +183,12 @@ class Ledger:
     def erase(self, keys: Iterable[bytes]) -> int:
         """Erases rows: from now on they are not stored. Compaction removes their bytes.
 
+        Rows of failures go too; what was generated before one failed may stand in them.
+
         Returns:
-            How many of the keys were stored.
+            How many of the keys had a row.
         """
-        asked = list(dict.fromkeys(keys))
-        lost = set(self.missing(asked))
-        stored = [key for key in asked if key not in lost]
+        stored = sorted(self.stored(keys))
         named: set[str] = set()
         # Looked at again after each tombstone: a compaction may have begun in between, and its part
         # would bring the rows back.
@@ -244,7 +274,7 @@ class Ledger:
         return Snapshot(self._open, parts, [KeySet.of(keys) if keys else None for keys in dead])
 
     def _open(self, part: ObjectStat) -> PartFile:
-        return PartFile(self._storage, part, self._schema)
+        return PartFile(self._storage, part, self._schema, self._name)
 
     def _wanted(self, columns: Sequence[str], keys: Sequence[bytes]) -> list[pa.Table]:
         """Living rows of some keys, in the order in which they count."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cosalign.domain.errors import DataError
+from cosalign.domain.schema_upgrades import is_upgraded, upgraded, version_of
 from cosalign.store.key_set import KeySet, key_halves
 from cosalign.store.storage import ObjectStat, Storage
 
@@ -28,22 +29,31 @@ class PartFile:
         storage: Where it lies.
         part: Its path and size.
         schema: The ledger's columns.
+        name: The ledger's name, by which older versions of its schema are known.
+
+    Attributes:
+        version: The version of the schema that it was written under.
 
     Raises:
-        DataError: It is torn, or has other columns.
+        DataError: It is torn, has other columns, or was written by a newer release.
         PartGoneError: It is not there any more.
     """
 
-    def __init__(self, storage: Storage, part: ObjectStat, schema: pa.Schema) -> None:
-        self._storage, self._part, self._schema = storage, part, schema
+    def __init__(
+        self, storage: Storage, part: ObjectStat, schema: pa.Schema, name: str = ""
+    ) -> None:
+        self._storage, self._part, self._schema, self._name = storage, part, schema, name
         source = self._opened()
         try:
             self._file = pq.ParquetFile(source, pre_buffer=False)
-            found = self._file.schema_arrow
-            fits = [found.field(name).type for name in schema.names] == schema.types
-        except (pa.ArrowInvalid, OSError, KeyError):
+        except (pa.ArrowInvalid, OSError):
             raise self._torn() from None
-        if not fits:
+        found = self._file.schema_arrow
+        self.version = version_of(found, storage.uri_of(part.path))
+        self._old = is_upgraded("ledger", name, self.version)
+        asked = ["key"] if self._old else schema.names
+        types = [found.field(n).type if n in found.names else None for n in asked]
+        if types != [schema.field(n).type for n in asked]:
             raise self._torn()
 
     @property
@@ -75,10 +85,17 @@ class PartFile:
 
     def _with_columns(self, group: int, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
         more = [name for name in columns if name != "key"]
-        rows = self._read(group, more) if more else keys
+        rows = self._current(group, more) if more else keys
         found = {name: (keys if name == "key" else rows)[name] for name in columns}
         # The ledger's schema: a file may say of a column that it could be null.
         return pa.table(found, schema=pa.schema([self._schema.field(name) for name in columns]))
+
+    def _current(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of a row group as they are today, whatever version they were written under."""
+        if not self._old:
+            return self._read(group, columns)
+        whole = self._read(group, self._file.schema_arrow.names)
+        return upgraded("ledger", self._name, whole, self.version).select(columns)
 
     def _opened(self) -> pa.NativeFile:
         try:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cosalign.domain.errors import DataError
+from cosalign.domain.schema_upgrades import current_version, is_upgraded, version_of
 from cosalign.store.storage import Storage
 from cosalign.store.tables import TableRef, check_digest
 
@@ -118,7 +120,22 @@ def verified_file(storage: Storage, ref: TableRef) -> Iterator[Path]:
     """
     with storage.as_file(ref.path) as path:
         check_digest(storage, ref, _digest(path))
+        _require_current(path, storage.uri_of(ref.path))
         yield path
+
+
+def _require_current(path: Path, source: str) -> None:
+    """Refuses a table of a newer version, and one of an older that would have to be upgraded."""
+    try:
+        schema = pq.ParquetFile(path).schema_arrow
+    except (pa.ArrowInvalid, OSError):
+        return  # Whoever reads it says so, by what it is to them.
+    version = version_of(schema, source)
+    if is_upgraded("table", Path(source).stem, version):
+        raise DataError(
+            f"{source}: was written under schema version {version}, and is read as a file only "
+            f"under version {current_version()}; run the step that made it again"
+        )
 
 
 def reference_to(storage: Storage, path: str, rows: int) -> TableRef:

@@ -7,6 +7,7 @@ it is read, so a torn or foreign file is named and never half-believed.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from cosalign.domain.errors import DataError
@@ -62,11 +63,16 @@ def read_table(storage: Storage, ref: TableRef) -> pa.Table:
     """Reads a table and checks it against its reference.
 
     Raises:
-        DataError: The file is missing, torn, or another one than the manifest names.
+        DataError: The file is missing, torn, another one than the manifest names, or written by a
+            newer release.
     """
+    from cosalign.domain.schema_upgrades import upgraded, version_of
+
     data = storage.read_bytes(ref.path)
     check_digest(storage, ref, content_sha256(data))
-    return parquet_table(data, storage.uri_of(ref.path))
+    table = parquet_table(data, storage.uri_of(ref.path))
+    version = version_of(table.schema, storage.uri_of(ref.path))
+    return upgraded("table", PurePosixPath(ref.path).stem, table, version)
 
 
 def check_digest(storage: Storage, ref: TableRef, digest: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cosalign.domain.fingerprint import Json
+from cosalign.domain.fingerprint import Json, fingerprint
 from cosalign.domain.run_config import RunConfig
 from cosalign.domain.schemas import PROMPT_LABELS, PROMPTS
 from cosalign.domain.taxonomy import Taxonomy
@@ -26,6 +26,7 @@ from cosalign.judging.judge_quality import quality_metrics
 from cosalign.judging.label_protocol import prompt_protocol
 from cosalign.judging.open_judge import judging_identity
 from cosalign.runtime.step import ManifestDraft, StepContext
+from cosalign.store.erasures import erased_prompts
 from cosalign.synthesis.candidates import LabelledPrompt
 from cosalign.synthesis.contamination import evaluation_collections, read_evaluation_sets
 from cosalign.synthesis.label_review import review_file
@@ -107,6 +108,7 @@ def labelled_prompts(context: StepContext, judge: Judge) -> LabelledPrompts:
         read_evaluation_sets(evaluation_collections(config, cache)),
         config.prompts,
         token_counter(config),
+        erased_prompts(context.storage),
     )
     check_unseen(config, taxonomy, {prompt.prompt_id for prompt in selection.prompts})
     labels = _labels(context, judge, selection)
@@ -123,7 +125,10 @@ def prompt_identity(context: StepContext) -> dict[str, Json]:
     cache = run_cache(config)
     apart = {"files", "held_out_files", "sources", "use"}
     given = config.prompts.labels_field is not None
+    erased = sorted(erased_prompts(context.storage))
     return {
+        # Left out where there are none, so that results from before the first erasure stand.
+        **({"erased": fingerprint("erased", erased)} if erased else {}),
         "sources": [c.identity() for c in open_collections(config.prompts, cache)],
         "held_out": [c.identity() for c in evaluation_collections(config, cache)],
         "prompts": config.prompts.model_dump(mode="json", exclude=apart),

@@ -102,6 +102,7 @@ def select_prompts(
     held_out: Sequence[EvaluationSet],
     settings: PromptsGroup,
     token_count: Callable[[str], int],
+    erased: frozenset[str] = frozenset(),
 ) -> PromptSelection:
     """Reads, deduplicates and bounds the prompts of a run.
 
@@ -110,12 +111,16 @@ def select_prompts(
         held_out: Evaluation sets that no prompt may come from.
         settings: The run config's group.
         token_count: Length of a text in the base model's tokens.
+        erased: Ids of prompts that somebody had erased, which no run may use again.
 
     Raises:
         DataError: A source is missing or malformed, or no prompt is left.
     """
     counts: Counter[str] = Counter()
     pool = _unique(_read(collections, counts), counts)
+    if erased:
+        gone = [name in erased for name in _ids(pool.keys).to_pylist()]
+        pool = pool.without(np.array(gone, np.bool_), "erased", counts)
     pool = pool.without(exact_contamination(pool.keys, held_out, counts), "contaminated", counts)
     pool = _bounded(pool, settings, token_count, counts)
     groups = pool.keys

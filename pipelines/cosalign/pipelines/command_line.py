@@ -76,6 +76,14 @@ COMMANDS = {
         "cosalign.retraining.commands:audit",
         "Read the audit log, and see whether it was altered.",
     ),
+    "costs": LazyCommand(
+        "cosalign.retraining.costs_command:costs_command",
+        "Say what runs took, and each region's part.",
+    ),
+    "migrate": LazyCommand(
+        "cosalign.retraining.migrate_command:migrate_command",
+        "Say which versions are stored, and rewrite what is old.",
+    ),
     "profile": LazyCommand(
         "cosalign.runtime.config_commands:profile",
         "Print a profile, every default filled in.",

@@ -15,6 +15,7 @@ from cosalign.domain.run_config.gate import GateGroup
 from cosalign.domain.run_config.increment import IncrementGroup
 from cosalign.domain.run_config.judging import JudgingGroup, ScoringGroup, SecondJudge
 from cosalign.domain.run_config.pairing import PairingGroup
+from cosalign.domain.run_config.prices import PricesGroup
 from cosalign.domain.run_config.prompts import (
     NearDuplicateSettings,
     PromptsGroup,
@@ -46,6 +47,7 @@ __all__ = [
     "ModelsGroup",
     "NearDuplicateSettings",
     "PairingGroup",
+    "PricesGroup",
     "PromptSource",
     "PromptsGroup",
     "RewriteSettings",
@@ -109,6 +111,7 @@ class RunConfig(StrictModel):
     training: TrainingGroup = TrainingGroup()
     evaluation: EvaluationGroup = EvaluationGroup()
     gate: GateGroup = GateGroup()
+    prices: PricesGroup = PricesGroup()
     increment: IncrementGroup | None = None
 
     def plain(self) -> dict[str, Any]:
