@@ -28,6 +28,7 @@ def test_the_groups_of_the_run_config() -> None:
         "training",
         "evaluation",
         "gate",
+        "prices",
         "increment",
     ]
 

@@ -161,7 +161,8 @@ def test_gpus_are_those_of_the_container_or_of_the_job(
     for name in ("nvidia0", "nvidia7", "nvidiactl", "nvidia-uvm"):
         (devices / name).touch()
     monkeypatch.setattr(usage_module, "_DEVICES", devices)
-    job = {"backend": "train_job", "train_job": {"nodes": 2, "processes_per_node": 8}}
+    settings = {"nodes": 2, "processes_per_node": 2, "resources": {"nvidia.com/gpu": "8"}}
+    job = {"backend": "train_job", "train_job": settings}
     with metered(store, config(training=job), RUN, "scoring"):
         pass
     with metered(store, config(training=job), RUN, "training"):

@@ -16,6 +16,8 @@ COMMAND_IMAGE_ENTRIES = (
     "cosalign.pipelines.upload_command",
     "cosalign.retraining.commands",
     "cosalign.retraining.config_commands",
+    "cosalign.retraining.costs_command",
+    "cosalign.retraining.migrate_command",
     "cosalign.retraining.reconcile_commands",
     "cosalign.runtime.config_commands",
 )
