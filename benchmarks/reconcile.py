@@ -88,9 +88,9 @@ def looks(count: int) -> dict[str, Any]:
         world.submitter.statuses[run_id] = SubmittedRun(run_id, "succeeded")
         seconds["record_and_tell"] = look(world, api)[0]
         seconds["nothing_new"] = look(world, api)[0]
-        server.apply(
-            config(1) | {"spec": {**config(1)["spec"], "allowedRisks": ["privacy_violations"]}}
-        )
+        changed = config(1)
+        changed["spec"]["allowedRisks"] = ["privacy_violations"]
+        server.apply(changed)
         seconds["one_changed"] = look(world, api)[0]
         promoted = sum(server.status(name)["phase"] == "Promoted" for _, name in server.configs)
         if (len(world.submitter.runs), promoted) != (2, count - 1):

@@ -37,8 +37,8 @@ API = "/apis/cosalign.dev/v1alpha1"
 WRITERS = 16
 _TRIES = 5
 _MESSAGE = 1024
-_WARNINGS = frozenset({"Refused"})
-"""Conditions that are a warning where they are true."""
+_TROUBLES = frozenset({"NotFollowed", "RunFailed", "GateFailed"})
+"""Reasons that are told of whatever the condition's status."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class KubernetesReporter:
         metadata = item["metadata"]
         told: list[Json] = [metadata["uid"], metadata.get("generation"), condition.type,
                             condition.status, condition.reason, condition.message]  # fmt: skip
-        warning = condition.type in _WARNINGS and condition.status == "True"
+        warning = condition.type == "Refused" or condition.reason in _TROUBLES
         event = {
             "apiVersion": "v1",
             "kind": "Event",
@@ -200,15 +200,21 @@ def _timeless(value: Any) -> Any:
 
 
 def _news(item: Mapping[str, Any], standing: ConfigStanding) -> list[Condition]:
-    """Conditions that say something else than the object's status does, and something to tell."""
+    """Conditions that have come true since the object's status was written, and troubles.
+
+    What is still to come is in the status; events are kept for an hour, by a server that has more
+    to do than to keep a thousand of "goes on".
+    """
     there = (item.get("status") or {}).get("conditions") or []
     known = {c.get("type"): (c.get("status"), c.get("reason")) for c in there}
     return [
         condition
         for condition in standing.conditions
         if known.get(condition.type) != (condition.status, condition.reason)
-        and (condition.status != "False" or condition.type in known)
-        and not (condition.type == "Refused" and condition.status == "False")
+        and (condition.status == "True" or condition.reason in _TROUBLES)
+        # What was measured is what Promoted says, and a trouble is told of once.
+        and (condition.type == "Promoted" or condition.reason not in _TROUBLES)
+        and condition.type != "Evaluated"
     ]
 
 
