@@ -35,7 +35,7 @@ from cosalign.retraining.kubernetes_configs import KubernetesReporter, Kubernete
 from cosalign.retraining.reporting import Outside, report
 from cosalign.retraining.submission import Kubeflow
 from cosalign.retraining.submitters import SubmittedRun
-from cosalign.runtime.kubernetes_api import KubernetesApi
+from cosalign.runtime.kubernetes_api import Cluster, KubernetesApi
 
 CONFIGS, REGIONS, RACERS, PROCESSES = 1000, 50, 200, 4
 BUCKET = "bench"
@@ -70,31 +70,46 @@ def look(world: World, api: KubernetesApi) -> tuple[float, str]:
     return timed(once)
 
 
-def looks(count: int) -> dict[str, Any]:
-    """Measures looks at many configs."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-reconcile-")))
-        root = stack.enter_context(served(folder / "objects"))
-        server: ConfigServer = stack.enter_context(config_server(folder))
-        api = stack.enter_context(KubernetesApi(server.cluster))
+def looking(cluster: Cluster, root: str, others: Any) -> None:
+    """Looks, in a process of its own; the other end changes a config between two of them."""
+    with KubernetesApi(cluster) as api:
         world = World(root)
         world.source = KubernetesSource(api, ("regions",), world.taxonomies)  # type: ignore[assignment]
         world.submitter.carry_out = None
-        for number in range(count):
-            server.apply(config(number))
         seconds = {"accept_and_start": look(world, api)[0]}
         run_id, order = world.submitter.runs[0]
         world.worker(order)
         world.submitter.statuses[run_id] = SubmittedRun(run_id, "succeeded")
         seconds["record_and_tell"] = look(world, api)[0]
         seconds["nothing_new"] = look(world, api)[0]
+        others.send(None)
+        others.recv()
+        seconds["one_changed"] = look(world, api)[0]
+        others.send((seconds, len(world.submitter.runs)))
+
+
+def looks(count: int) -> dict[str, Any]:
+    """Measures looks at many configs."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-reconcile-")))
+        root = stack.enter_context(served(folder / "objects"))
+        server: ConfigServer = stack.enter_context(config_server(folder))
+        for number in range(count):
+            server.apply(config(number))
+        here, there = context.Pipe()
+        process = context.Process(target=looking, args=(server.cluster, root, there))
+        process.start()
+        here.recv()
         changed = config(1)
         changed["spec"]["allowedRisks"] = ["privacy_violations"]
         server.apply(changed)
-        seconds["one_changed"] = look(world, api)[0]
+        here.send(None)
+        seconds, runs = here.recv()
+        process.join()
         promoted = sum(server.status(name)["phase"] == "Promoted" for _, name in server.configs)
-        if (len(world.submitter.runs), promoted) != (2, count - 1):
-            raise SystemExit(f"{len(world.submitter.runs)} runs, {promoted} promoted")
+        if (runs, promoted) != (2, count - 1):
+            raise SystemExit(f"{runs} runs, {promoted} promoted")
         return {
             "configs": count,
             "regions": REGIONS,

@@ -3,8 +3,9 @@
 All of it on a cluster: the chart with its images, SafetyConfigs by ``kubectl``, approvals by people
 with SSH keys, reconcile from the CronJob's own template (made a Job by hand, as old servers know no
 ``batch/v1`` CronJob), runs submitted to a Kubeflow that this machine plays, and carried out task by
-task as Jobs. The model is tiny and the gate lenient: what is shown is that every part does its work
-and that nothing is done twice, not that a region is served well.
+task as Jobs. The model is tiny and really trained, engines and judge are doubles, the gate is lenient:
+what is shown is that every part does its work and that nothing is done twice, not that a region is
+served well.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from tests.cluster.live_cluster import (
     release,
 )
 from tests.cluster.task_pods import Object, Surroundings
+from tests.e2e.increment_world import PROFILE, TAXONOMY
 from tests.pipelines.kfp_server import FakeKubeflow, kfp_server
 from tests.retraining.approval_world import Keys, approvers_file, person
 from tests.retraining.reconcile_world import document
@@ -51,20 +53,26 @@ from cosalign.retraining.approvals import ANNOTATION
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.audit_log import AuditLog
 from cosalign.store.model_pointer import ModelPointer
-from cosalign.store.storage import open_storage
+from cosalign.store.storage import open_storage, write_uri
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
 ROOT = f"gs://{BUCKET}/reconciled"
 SECONDS = 300
+STAGE = {
+    "max_steps": 2, "learning_rate": 1.0e-3, "batch_size": 4, "micro_batch_size": 2,
+    "max_length": 2048, "save_steps": 50,
+}  # fmt: skip
 LENIENT: dict[str, Any] = {
     "score_drop": 2.0, "unsafe_share": 1.0, "coverage": 0.0, "canaries": None, "min_items": 1,
 }  # fmt: skip
+GIVEN = f"gs://{BUCKET}/given"
+FAIR = {"name": "fair", "version": "1"}
 THREE = (
-    document("eu-bank", "financial_crime_theft"),
-    document("no-school"),
-    document("jp-game", "violence"),
+    document("mc-casino", "gambling", taxonomy=FAIR),
+    document("no-school", taxonomy=FAIR),
+    document("de-club", "alcohol", "music", taxonomy=FAIR),
 )
-FOURTH = document("at-fair", "illegal_drugs_substance_abuse")
+FOURTH = document("ie-pub", "alcohol", taxonomy=FAIR)
 
 
 @dataclass
@@ -98,7 +106,8 @@ class Desk:
 
     def _approvals(self, file: Path, name: str) -> Object:
         common = [str(file), "--root", ROOT, "--namespace", self.space,
-                  "--approvers", str(self.approvers)]  # fmt: skip
+                  "--approvers", str(self.approvers),
+                  "--taxonomy-file", f"{GIVEN}/taxonomy.yaml"]  # fmt: skip
         signed = [("propose", "ada"), ("approve", "bob"), ("approve", "cy")]
         for command, who in signed:
             author = ["--author", who] if command == "propose" else []
@@ -183,6 +192,7 @@ class Desk:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("world")) as made, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", made.url)
+        write_uri(f"{GIVEN}/taxonomy.yaml", TAXONOMY.encode())
         yield made
 
 
@@ -226,10 +236,15 @@ def desk(
 
 
 def _values(store: World, kubeflow: FakeKubeflow, approvers: Object) -> Object:
-    profile = yaml.safe_load(store.profile.read_text())
-    weekly = {**profile, "gate": LENIENT, "storage": {"root": ROOT}}
-    weekly["synthesis"] = {**profile["synthesis"], "regional_share": 0.5}
-    del weekly["configs"]
+    weekly = {
+        **PROFILE,
+        "models": {**PROFILE["models"], "base": f"{GIVEN}/tiny"},
+        "taxonomy": {**FAIR, "files": [f"{GIVEN}/taxonomy.yaml"]},
+        "prompts": {**PROFILE["prompts"], "files": [f"{GIVEN}/prompts.jsonl"]},
+        "training": {"sft": STAGE, "dpo": {**STAGE, "learning_rate": 1.0e-4}},
+        "evaluation": {"prompts_per_config": 4, "bootstrap": 100, "systems": ["ica", "dpo"]},
+        "gate": LENIENT,
+    }
     kept = {key: approvers[key] for key in ("installation", "people")}
     return {
         "storage": {"root": ROOT},
@@ -245,7 +260,7 @@ def _values(store: World, kubeflow: FakeKubeflow, approvers: Object) -> Object:
             # Old servers know no CronJob of batch/v1; its template is rendered beside the release.
             "schedule": "", "settleSeconds": 0, "tokenAudience": "",
             # A tiny model follows everything by a lenient gate: measured first, none would train.
-            "policy": {"evaluate_first": False}, "increment": {"prompts": 4, "epochs": 1},
+            "policy": {"evaluate_first": False}, "increment": {"epochs": 1},
         },
     }  # fmt: skip
 
@@ -283,7 +298,7 @@ def test_three_configs_were_one_run(story: Desk) -> None:
     assert (labels["cosalign.dev/kind"], labels["cosalign.dev/reconcile"]) == ("full", "main")
     assert first["service_account"] == "cosalign-pipeline"
     rows = {line.split()[0]: line.split()[3] for line in story.seen["training"].splitlines()[1:]}
-    assert rows == dict.fromkeys(("eu-bank", "jp-game", "no-school"), "Training")
+    assert rows == dict.fromkeys(("de-club", "mc-casino", "no-school"), "Training")
 
 
 def test_kubectl_shows_region_form_phase_and_score(story: Desk) -> None:
@@ -294,7 +309,7 @@ def test_kubectl_shows_region_form_phase_and_score(story: Desk) -> None:
     assert len(rows) == 3
     for row in rows:
         _, region, form, digest, phase, score, model, _ = row.split()
-        assert (region in ("eu", "no", "jp"), form, phase) == (True, "categorical", "Promoted")
+        assert (region in ("mc", "no", "de"), form, phase) == (True, "categorical", "Promoted")
         assert len(digest) == len(model) == 64
         assert -1 <= float(score) <= 1
 
@@ -305,7 +320,7 @@ def test_the_fourth_config_was_an_increment_of_the_first_run(story: Desk) -> Non
     history = ModelPointer(open_storage(ROOT), "main").history()
     assert [entry.action for entry in history] == ["promote", "promote"]
     assert set(story.phases().values()) == {"Promoted"}
-    assert story.condition("at-fair", "Trained")["status"] == "True"
+    assert story.condition("ie-pub", "Trained")["status"] == "True"
     accepted = AcceptedSet(open_storage(ROOT)).current()
     assert accepted is not None
     assert {config.followed_by for config in accepted.configs} == {history[-1].digest}
@@ -316,26 +331,26 @@ def test_events_tell_the_story(story: Desk) -> None:
     events = read("events", "-n", story.space)["items"]
     told = {(e["involvedObject"]["name"], e["reason"]) for e in events
             if e["involvedObject"]["kind"] == "SafetyConfig"}  # fmt: skip
-    for name in ("eu-bank", "at-fair"):
+    for name in ("mc-casino", "ie-pub"):
         assert {(name, "Accepted"), (name, "Promoted")} <= told
 
 
 def test_a_loosening_without_approvals_is_refused_and_what_was_accepted_stays(story: Desk) -> None:
     before = AcceptedSet(open_storage(ROOT)).current()
-    wider = document("eu-bank", "financial_crime_theft", "violence")
-    annotations = read("safetyconfig", "eu-bank", "-n", story.space)["metadata"]["annotations"]
+    wider = document("mc-casino", "gambling", "music", taxonomy=FAIR)
+    annotations = read("safetyconfig", "mc-casino", "-n", story.space)["metadata"]["annotations"]
     wider["metadata"]["annotations"] = {ANNOTATION: annotations[ANNOTATION]}
     story.apply(wider, approved=False)
     log = story.look()
-    assert "refused eu-bank" in log
-    assert story.phases()["eu-bank"] == "Refused"
-    refused = story.condition("eu-bank", "Refused")
+    assert "refused mc-casino" in log
+    assert story.phases()["mc-casino"] == "Refused"
+    refused = story.condition("mc-casino", "Refused")
     assert refused["status"] == "True"
     assert "stays in force" in refused["message"]
     after = AcceptedSet(open_storage(ROOT)).current()
     assert before is not None
     assert after is not None
-    assert after.find("eu-bank", story.space) == before.find("eu-bank", story.space)
+    assert after.find("mc-casino", story.space) == before.find("mc-casino", story.space)
     assert len(story.kubeflow.runs) == 2
 
 

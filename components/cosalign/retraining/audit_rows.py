@@ -92,9 +92,10 @@ def _accepted_row(history: AcceptedSet, now: AcceptedConfigs, then: AcceptedConf
     before = {config.key: config for config in then.configs} if then else {}
     after = {config.key: config for config in now.configs}
     changed = [c for key, c in after.items() if key not in before or not c.accepted_as(before[key])]
+    keys = {config.key for config in changed}
     followed = [
         c for key, c in after.items()
-        if c not in changed and c.followed_by != before[key].followed_by
+        if key not in keys and c.followed_by != before[key].followed_by
     ]  # fmt: skip
     details: dict[str, Json] = {
         "set": now.digest, "configs": len(after), "accepted": len(changed),

@@ -100,7 +100,9 @@ def _pairs(storage: Storage, uri: str) -> int:
     except UserError:
         # A run of an earlier release: it can be promoted, and not be extended.
         return 0
-    return pairing.tables["pairs"].rows if "pairs" in pairing.tables else 0
+    rows = pairing.tables["pairs"].rows if "pairs" in pairing.tables else 0
+    # An increment's table holds the extended run's pairs too.
+    return pairing.counts.get("pairs_added", rows)
 
 
 def _measures(
