@@ -3,9 +3,9 @@
 All of it on a cluster: the chart with its images, SafetyConfigs by ``kubectl``, approvals by people
 with SSH keys, reconcile from the CronJob's own template (made a Job by hand, as old servers know no
 ``batch/v1`` CronJob), runs submitted to a Kubeflow that this machine plays, and carried out task by
-task as Jobs. The model is tiny and really trained, engines and judge are doubles, the gate is lenient:
-what is shown is that every part does its work and that nothing is done twice, not that a region is
-served well.
+task as Jobs. The model is tiny and really trained, engines and judge are doubles, the gate is
+lenient: what is shown is that every part does its work and that nothing is done twice, not that a
+region is served well.
 """
 
 from __future__ import annotations
