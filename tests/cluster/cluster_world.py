@@ -102,14 +102,17 @@ def _filled(folder: Path) -> Path:
     return profile
 
 
-def advertise_gpus(count: int) -> None:
+def advertise_gpus(count: int = 8) -> None:
     """Tells the scheduler that the node has GPUs, so that what a pipeline asks for is placed.
+
+    Never fewer than it was told before: other tests may be at work.
 
     An extended resource as Kubernetes' documentation has an administrator advertise it: the
     scheduler counts it, no device is behind it.
     """
     (node,) = read("nodes")["items"]
-    patch = {"status": {"capacity": {GPU: str(count)}}}
+    most = max(count, int(node["status"]["capacity"].get(GPU, 0)))
+    patch = {"status": {"capacity": {GPU: str(most)}}}
     on_cluster(
         "patch", "node", node["metadata"]["name"], "--subresource=status", "--type=merge",
         "-p", json.dumps(patch),

@@ -110,7 +110,7 @@ def installed(chart: str, values: Path) -> Iterator[tuple[str, str]]:
     """A namespace with a release from the registry, and what Helm said."""
     install_crds(*chart_crds())
     install_safety_config_crd()
-    advertise_gpus(1)
+    advertise_gpus()
     with namespace() as name:
         said = release(
             "install", "cosalign", chart, "--version", "0.1.0", "--plain-http", "-n", name,

@@ -67,7 +67,7 @@ def space() -> Iterator[str]:
     """A namespace with the chart in it."""
     install_crds(*chart_crds())
     install_safety_config_crd()
-    advertise_gpus(1)
+    advertise_gpus()
     with namespace() as name:
         release(
             "install", "cosalign", str(CHART), "-n", name, "-f", str(IMAGES),
