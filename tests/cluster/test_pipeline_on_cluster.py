@@ -51,7 +51,7 @@ ROOT = f"gs://{BUCKET}/cluster"
 SMALL = "80Mi"
 OUT_OF_MEMORY, DELETED = "pairing", "generation-1"
 LONGER = (
-    "synthesis.generators=[{name: tiny, plain: 1, superset: 2, not_superset: 2, max_tokens: 40}]"
+    "synthesis.generators=[{name: tiny, plain: 1, superset: 4, not_superset: 4, max_tokens: 120}]"
 )
 """Work enough for a pod to be caught at it."""
 
@@ -190,7 +190,9 @@ def test_a_task_whose_pod_was_deleted_went_on_from_what_was_paid(run: Run) -> No
     assert run.storm.deleted, "the share was done before it was seen to have paid for something"
     log = (run.launcher.logs / f"{DELETED}-{len(run.attempts(DELETED))}.log").read_text("utf-8")
     plans = [json.loads(line) for line in log.splitlines() if '"event": "plan"' in line]
-    assert any(plan["work"] == "generate:tiny" and plan["stored"] > 0 for plan in plans), plans
+    (plan,) = [plan for plan in plans if plan["work"] == "generate:tiny"]
+    assert plan["stored"] > 0
+    assert plan["stored"] + plan["to_pay"] == plan["asked"]
 
 
 def test_the_cluster_made_the_same_artifacts_as_the_local_run(
