@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.e2e.increment_world import (
     LATER,
     NEW,
@@ -20,9 +21,13 @@ from tests.e2e.increment_world import (
     tables,
 )
 
+from cosalign.domain.pair_identity import pair_id_of
+from cosalign.pipelines.command_line import cosalign
 from cosalign.pipelines.failures import TaskFailed
 from cosalign.runtime.run_record import RunRecord
 from cosalign.store.model_pointer import ModelPointer
+
+IDS = ("prompt_id", "config_id", "chosen_id", "rejected_id")
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +134,8 @@ def test_training_joins_new_pairs_and_replayed_old_ones(world: World) -> None:
     full = world.record()
     record = extend(world, NEW)
     counts, before = record.manifests["training"].counts, full.manifests["training"]
-    trained = keys(world, record, "training", "dpo_records",
-                   "prompt_id", "config_id", "chosen_id", "rejected_id")  # fmt: skip
-    old = keys(world, full, "training", "dpo_records",
-               "prompt_id", "config_id", "chosen_id", "rejected_id")  # fmt: skip
+    trained = keys(world, record, "training", "dpo_records", *IDS)
+    old = keys(world, full, "training", "dpo_records", *IDS)
     assert counts["increment_pairs_new"] == len(trained - old) > 0
     # Half of what is trained on is old.
     assert counts["increment_pairs_replayed"] == len(trained & old) == len(trained - old)
@@ -140,8 +143,7 @@ def test_training_joins_new_pairs_and_replayed_old_ones(world: World) -> None:
     assert models["sft"] == before.models["sft"]
     assert models["dpo"] != before.models["dpo"]
     assert record.manifests["training"].tables["sft_records"] == before.tables["sft_records"]
-    paid = keys(world, record, "training", "referenced_pairs",
-                "prompt_id", "config_id", "chosen_id", "rejected_id")  # fmt: skip
+    paid = keys(world, record, "training", "referenced_pairs", *IDS)
     assert paid == old | trained
 
 
@@ -172,6 +174,15 @@ def test_a_config_in_prose_is_judged_with_its_text_once_a_response(
     assert follows == {(row["response_id"],) for row in held}
 
 
+def test_a_pair_is_traced_to_the_run_that_made_it(world: World) -> None:
+    runs = [world.record(), extend(world, NEW)]
+    pairs = world.rows(runs[1].manifests["pairing"], "pairs")
+    for pair, run in zip((pairs[0], pairs[-1]), runs, strict=True):
+        pair_id = pair_id_of(*(pair[n] for n in IDS))
+        shown = CliRunner().invoke(cosalign, ["trace", pair_id, "--root", f"{world.root}/out"])
+        assert f"pairing {run.manifests['pairing'].fingerprint[:12]}" in shown.output
+
+
 def test_an_increment_extends_an_increment(world: World, meter: Meter) -> None:
     full = world.record()
     first = extend(world, NEW)
@@ -182,7 +193,6 @@ def test_an_increment_extends_an_increment(world: World, meter: Meter) -> None:
     assert len(meter.generated["synthesis"]) == new > 0
     assert len(meter.labelled["scoring"]) == judged_anew(world, second, first)
     assert {path: data for path, data in world.files().items() if path in files} == files
-    ids = ("prompt_id", "config_id", "chosen_id", "rejected_id")
     pairs = [world.rows(run.manifests["pairing"], "pairs") for run in (full, first, second)]
     assert pairs[2][: len(pairs[1])] == pairs[1]
     assert len(pairs[2]) > len(pairs[1]) > len(pairs[0])
@@ -192,10 +202,10 @@ def test_an_increment_extends_an_increment(world: World, meter: Meter) -> None:
     )
     # The reference is the full run's SFT model still, and what the first one paid for counts.
     assert second.manifests["training"].models["sft"] == full.manifests["training"].models["sft"]
-    paid = keys(world, second, "training", "referenced_pairs", *ids)
-    assert keys(world, first, "training", "referenced_pairs", *ids) < paid
+    paid = keys(world, second, "training", "referenced_pairs", *IDS)
+    assert keys(world, first, "training", "referenced_pairs", *IDS) < paid
     again = extend(world, {"bar-es": ["alcohol", "gambling"]}, replay_share=0.9)
-    trained = keys(world, again, "training", "dpo_records", *ids)
+    trained = keys(world, again, "training", "dpo_records", *IDS)
     configs = {r["config_id"]: r["region"] for r in world.rows(again.manifests["synthesis"],
                                                              "configs")}  # fmt: skip
     regions = {configs[config] for _, config, _, _ in trained}

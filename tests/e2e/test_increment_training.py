@@ -122,12 +122,12 @@ def test_a_chain_keeps_the_reference_and_replays_what_each_run_reached(world: Wo
 
 
 def test_small_steps_from_a_model_in_bf16_are_not_rounded_away(world: World) -> None:
-    tiny = {**TRAINING, "dpo": {**TRAINING["dpo"], "learning_rate": 1e-6, "warmup_steps": 0}}
+    tiny = {**TRAINING, "dpo": {**TRAINING["dpo"], "learning_rate": 3e-7, "warmup_steps": 0}}
     world.run(increment=world.increment(world.write(NEW)), training=tiny)
     changed = world.record().manifests["training"].metrics["dpo_weights_changed"]
     assert changed is not None
-    # To the nearest, steps of 1e-6 from weights of 0.02, 1.2e-4 apart, would change next to none.
-    assert changed > 0.005
+    # Measured: 1.4 % of the weights; rounded to the nearest, 0.5 %.
+    assert changed > 0.009
 
 
 def test_an_increment_from_the_sft_model_is_held_against_its_start(world: World) -> None:

@@ -20,6 +20,7 @@ from cosalign.domain.pair_identity import pair_id_of
 from cosalign.domain.run_config import GeneratorSettings, PairingGroup
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.pairing.table_stream import first_row, streamed
+from cosalign.runtime.lineage import read_lineage
 from cosalign.runtime.step import StepManifest, parse_manifest
 from cosalign.store.storage import Storage
 
@@ -85,6 +86,12 @@ class MadeRun:
     def pairing(self) -> PairingGroup:
         """By what the errors were made."""
         return PairingGroup.model_validate_json(json.dumps(self.settings["pairing"]))
+
+    @property
+    def extends(self) -> str | None:
+        """SHA-256 of the pairs that an increment took over; ``None`` for a full run."""
+        lineage = read_lineage(self.storage, self.manifest.folder)
+        return None if lineage is None else lineage.of_step("increment", "previous")
 
     @property
     def steps(self) -> dict[str, str]:
@@ -180,10 +187,17 @@ def find_pair(runs: list[MadeRun], wanted: str) -> tuple[FoundPair, MadeRun]:
     ids = sorted({pair.pair_id for pair, _ in hits})
     if len(ids) > 1:
         raise DataError(f"{prefix} begins {len(ids)} pair ids: {', '.join(ids[:5])}; give more")
+    hits = _made(hits)
     if len(hits) > 1:
         names = ", ".join(run.fingerprint[:12] for _, run in hits)
         raise DataError(f"pair {ids[0]} is in several pairings: {names}; choose with --step")
     return hits[0]
+
+
+def _made(hits: list[tuple[FoundPair, MadeRun]]) -> list[tuple[FoundPair, MadeRun]]:
+    """Without increments that only took a pair over from a run that holds it too."""
+    tables = {run.manifest.tables["pairs"].sha256 for _, run in hits}
+    return [(pair, run) for pair, run in hits if run.extends not in tables]
 
 
 def pairs_of(run: MadeRun, prompt_id: str | None = None) -> Iterator[FoundPair]:
