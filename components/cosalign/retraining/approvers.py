@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -121,11 +122,12 @@ class Approvers:
 
     def holder(self, key: bytes) -> tuple[Person, ApproverKey] | None:
         """Whose a key is; ``None`` where it is nobody's."""
-        for person in self.people.values():
-            for own in person.keys:
-                if key_blob(own.key) == key:
-                    return person, own
-        return None
+        return self._holders.get(key)
+
+    @cached_property
+    def _holders(self) -> dict[bytes, tuple[Person, ApproverKey]]:
+        # Once, and not for each signature of a thousand configs.
+        return {key_blob(own.key): (p, own) for p in self.people.values() for own in p.keys}
 
 
 def parse_approvers(text: str, source: str) -> Approvers:
