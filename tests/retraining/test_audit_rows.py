@@ -66,9 +66,9 @@ def test_from_a_config_to_a_model_everything_is_on_record(tmp_path: Path, people
     world.ticks()
     found = rows(world.root)
     assert [entry.event for entry in found][:3] == [
-        "ConfigRefused", "ConfigApproved", "ConfigsAccepted",
+        "ConfigApproved", "ConfigRefused", "ConfigsAccepted",
     ]  # fmt: skip
-    refused, approved = found[0], found[1]
+    approved, refused = found[0], found[1]
     assert (refused.subject, refused.details["reason"]) == ("eu-bank", "ApprovalsMissing")
     assert (approved.subject, approved.by) == ("shop", "ada")
     assert approved.details["approvers"] == ["bob", "cy"]

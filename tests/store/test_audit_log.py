@@ -14,7 +14,7 @@ import pytest
 
 from cosalign.domain.errors import DataError, StorageError
 from cosalign.domain.fingerprint import content_sha256
-from cosalign.store.audit_log import AuditEntry, AuditLog, entry_path
+from cosalign.store.audit_log import AuditEntry, AuditLog, Record, entry_path
 from cosalign.store.audit_verification import Anchor, Verification, verify_log
 from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
@@ -140,12 +140,49 @@ def test_a_tip_that_cannot_be_written_costs_nothing_but_requests(log: AuditLog) 
     assert subjects(log) == ["run-0", "run-1", "run-2", "run-3"]
 
 
+def batch(*names: str) -> list[Record]:
+    return [Record("ConfigApproved", name, identity=name) for name in names]
+
+
+def test_many_are_recorded_at_once_and_each_once(log: AuditLog) -> None:
+    log.append("ConfigApproved", "b", identity="b")
+    assert log.append_all([]) == 0
+    assert log.append_all(batch("a", "b", "c", "a")) == 2
+    assert log.append_all(batch("c", "b", "a")) == 0
+    assert AuditLog(log.storage).append_all(batch("d", "a")) == 1
+    assert subjects(log) == ["b", "a", "c", "d"]
+    assert log.find("ConfigApproved", "c") == list(log.entries())[2]
+    assert log.append("ConfigApproved", "d", identity="d").number == 4
+    assert verify_log(log.storage).faults == ()
+
+
+def test_a_batch_that_died_anywhere_is_taken_up_by_the_next(log: AuditLog) -> None:
+    filled(log, 2)
+    names, writes, died = ("a", "b", "c"), 0, True
+    while died:
+        dying: Storage = Dying(log.storage, writes)
+        died = False
+        try:
+            AuditLog(dying).append_all(batch(*(f"{name}{writes}" for name in names)))
+        except KeyboardInterrupt:
+            died = True
+        other = AuditLog(log.storage)
+        other.append("RunEnded", f"run-{writes}")
+        other.append_all(batch(*(f"{name}{writes}" for name in names)))
+        writes += 1
+    assert writes > 6
+    found = subjects(log)
+    assert len(found) == len(set(found)) == 2 + 4 * writes
+    assert verify_log(log.storage).faults == ()
+
+
 def _race(root: str, name: str, rounds: int) -> None:
     """Records own events, and events that all writers know of."""
     log = AuditLog(open_storage(root))
     for number in range(rounds):
         log.append("RunEnded", f"{name}{number}")
         log.append("Promoted", f"main{number}", identity=str(number))
+        log.append_all(batch(f"x{number}", f"y{number}"))
 
 
 def test_racing_writers_lose_nothing_and_record_once_what_stands_once(root: str) -> None:
@@ -160,8 +197,9 @@ def test_racing_writers_lose_nothing_and_record_once_what_stands_once(root: str)
     log = AuditLog(open_storage(root))
     found = subjects(log)
     wanted = {f"{name}{i}" for name in names for i in range(rounds)}
-    assert len(found) == len(names) * rounds + rounds
-    assert set(found) == wanted | {f"main{i}" for i in range(rounds)}
+    once = {f"{name}{i}" for name in ("main", "x", "y") for i in range(rounds)}
+    assert len(found) == len(names) * rounds + len(once)
+    assert set(found) == wanted | once
     for name in names:
         assert [s for s in found if s.startswith(name)] == [f"{name}{i}" for i in range(rounds)]
     assert verify_log(log.storage).faults == ()

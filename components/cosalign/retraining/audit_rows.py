@@ -9,19 +9,21 @@ twice. All else follows from guarded histories, also where another process died 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from cosalign.domain.fingerprint import Json, content_sha256
-from cosalign.retraining.admission import Admission, Reason
+from cosalign.retraining.admission import Reason
 from cosalign.retraining.admitted_configs import Verdict
-from cosalign.retraining.approvals import as_bundle
+from cosalign.retraining.approvals import SignedStatement, as_bundle
 from cosalign.retraining.run_lane import LaneEntry, RunLane
 from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, AcceptedSet
-from cosalign.store.audit_log import AuditLog
+from cosalign.store.audit_log import READERS, AuditLog, Record
 from cosalign.store.history_audit import Row, artifact, record_history
 from cosalign.store.model_pointer import ModelPointer
 from cosalign.store.promotion_audit import record_choices
-from cosalign.store.storage import Storage
+from cosalign.store.storage import GenerationMismatch, Storage
 
 APPROVALS = "approvals"
 _SHOWN = 100
@@ -35,12 +37,12 @@ def record_verdicts(storage: Storage, verdicts: Iterable[Verdict], by: str) -> N
         verdicts: What became of the configs that are wanted.
         by: Who judged.
     """
-    log = AuditLog(storage)
-    for verdict in verdicts:
-        if verdict.admission is not None and verdict.reason == Reason.APPROVED:
-            _record_approval(storage, log, verdict, verdict.admission)
-        elif verdict.refused:
-            _record_refusal(log, verdict, by)
+    listed = list(verdicts)
+    approved = [v for v in listed if v.admission is not None and v.reason == Reason.APPROVED]
+    with ThreadPoolExecutor(READERS) as pool:
+        records = list(pool.map(lambda verdict: _approval(storage, verdict), approved))
+    records += [_refusal(verdict, by) for verdict in listed if verdict.refused]
+    AuditLog(storage).append_all(records)
 
 
 def record_histories(accepted: AcceptedSet, pointer: ModelPointer, lanes: Iterable[RunLane]) -> int:
@@ -51,15 +53,10 @@ def record_histories(accepted: AcceptedSet, pointer: ModelPointer, lanes: Iterab
     return added + sum(record_history(lane, log, partial(_run_row, lane)) for lane in lanes)
 
 
-def _record_approval(
-    storage: Storage, log: AuditLog, verdict: Verdict, admission: Admission
-) -> None:
+def _approval(storage: Storage, verdict: Verdict) -> Record:
+    admission = verdict.admission
+    assert admission is not None  # noqa: S101  it was approved
     signed = next(s for s in verdict.desired.approvals if s.digest == admission.statement)
-    path = f"{APPROVALS}/{signed.digest}.json"
-    data = as_bundle([signed]).encode()
-    if log.find("ConfigApproved", signed.digest) is not None:
-        return
-    storage.write_bytes(path, data)
     details: dict[str, Json] = {
         "effect": admission.change.effect.value, "approvers": list(admission.approvers),
         "regions": list(admission.change.regions), "before": admission.change.before,
@@ -67,13 +64,21 @@ def _record_approval(
         "namespace": verdict.desired.namespace, "statement": signed.digest,
         "parts": [[part.field, part.effect.value] for part in admission.change.parts],
     }  # fmt: skip
-    log.append(
-        "ConfigApproved", verdict.desired.name, by=admission.author or "",
-        identity=signed.digest, artifacts={path: content_sha256(data)}, at=None, **details,
+    return Record(
+        "ConfigApproved", verdict.desired.name, by=admission.author or "", identity=signed.digest,
+        artifacts=_kept(storage, signed), details=details,
     )  # fmt: skip
 
 
-def _record_refusal(log: AuditLog, verdict: Verdict, by: str) -> None:
+def _kept(storage: Storage, signed: SignedStatement) -> dict[str, str]:
+    """A statement as it lies in the root, with the signatures that admitted it first."""
+    path = f"{APPROVALS}/{signed.digest}.json"
+    with suppress(GenerationMismatch):
+        storage.write_bytes(path, as_bundle([signed]).encode(), if_generation=0)
+    return {path: content_sha256(storage.read_bytes(path))}
+
+
+def _refusal(verdict: Verdict, by: str) -> Record:
     desired, admission = verdict.desired, verdict.admission
     wanted = admission.change.after if admission else None
     details: dict[str, Json] = {
@@ -83,9 +88,7 @@ def _record_refusal(log: AuditLog, verdict: Verdict, by: str) -> None:
         "approvers": list(admission.approvers) if admission else [],
     }  # fmt: skip
     identity = f"{desired.namespace or ''}/{desired.name}/{wanted}/{verdict.reason}"
-    log.append(
-        "ConfigRefused", desired.name, by=by, identity=identity, artifacts=None, at=None, **details
-    )
+    return Record("ConfigRefused", desired.name, by=by, identity=identity, details=details)
 
 
 def _accepted_row(history: AcceptedSet, now: AcceptedConfigs, then: AcceptedConfigs | None) -> Row:

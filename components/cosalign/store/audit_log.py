@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -77,16 +77,32 @@ class AuditEntry(StrictModel):
 
 
 @dataclass(frozen=True)
-class _Note:
-    """Everything that an append says; the log adds number, predecessor and nonce."""
+class Record:
+    """Everything that an append says; the log adds number, predecessor and nonce.
+
+    Attributes as of :class:`AuditEntry`; the time is now where it is empty.
+    """
 
     event: str
     subject: str
-    by: str
-    identity: str | None
-    artifacts: Mapping[str, str]
-    details: Mapping[str, Json]
-    at: str
+    by: str = ""
+    identity: str | None = None
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Json] = field(default_factory=dict)
+    at: str = ""
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What stands in the log once, if it has an identity."""
+        return self.event, self.identity
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """What a note says: how long the log was, and the entry's number; 0 where it is not known."""
+
+    length: int
+    number: int
 
 
 class AuditLog:
@@ -99,6 +115,7 @@ class AuditLog:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._known = 0
+        self._last: tuple[int, str | None] = (0, None)
 
     def append(
         self,
@@ -128,13 +145,73 @@ class AuditLog:
             DataError: The log was cut, or an entry that is needed to go on is torn.
             StorageError: An artifact's path leaves the root.
         """
-        for path in artifacts or ():
+        record = Record(event, subject, by, identity, artifacts or {}, details, at or "")
+        for path in record.artifacts:
             inside(path, self.storage.uri)
-        moment = at or datetime.now(UTC).isoformat(timespec="milliseconds")
-        note = _Note(event, subject, by, identity, artifacts or {}, details, moment)
         if identity is None:
-            return self._add(note, self._newest())
-        return self._add_once(note, identity)
+            return self._add(record, self._newest())
+        return self._add_once(record, identity)
+
+    def append_all(self, records: Sequence[Record]) -> int:
+        """Records what has an identity and is not there yet, in order, many requests at a time.
+
+        Args:
+            records: Each with an identity.
+
+        Returns:
+            How many entries were added, by this writer.
+        """
+        if not records:
+            return 0
+        for path in (path for record in records for path in record.artifacts):
+            inside(path, self.storage.uri)
+        with ThreadPoolExecutor(min(READERS, len(records))) as pool:
+            length = self._newest()
+            notes = list(pool.map(lambda record: self._claimed(record, length), records))
+            open_ones = [r for r, noted in zip(records, notes, strict=True) if not noted.number]
+            if not open_ones:
+                return 0
+            start = min(noted.length for noted in notes if not noted.number)
+            newest = self._newest(start)
+            known = self._keys(start, newest)
+            added = self._add_all(open_ones, newest, known)
+            paths = {self._note_path(r.event, r.identity or ""): known[r.key] for r in open_ones}
+            bodies = [(path, {"length": start, "number": n}) for path, n in paths.items()]
+            list(pool.map(lambda body: self._hint(*body), bodies))
+        return added
+
+    def _claimed(self, record: Record, length: int) -> _Noted:
+        """What is noted of something that is recorded once; noted now where it was not."""
+        path = self._note_path(record.event, record.identity or "")
+        if self.storage.stat(path) is None:
+            with suppress(GenerationMismatch):
+                self.storage.write_bytes(path, _json({"length": length}), if_generation=0)
+                return _Noted(length, 0)
+        return self._note(path)
+
+    def _keys(self, after: int, newest: int) -> dict[tuple[str, str | None], int]:
+        """What stands behind a number, and where."""
+        parsed = (parse_entry(d, self._uri(n)) for n, d in self._all(after, newest))
+        return {(entry.event, entry.identity): entry.number for entry in parsed}
+
+    def _add_all(
+        self, records: Iterable[Record], newest: int, known: dict[tuple[str, str | None], int]
+    ) -> int:
+        """Adds what is not known; fills in where everything stands."""
+        added = 0
+        for record in records:
+            while record.key not in known:
+                entry = self._created(record, newest)
+                if entry is None:  # Somebody else got the number; perhaps with this very record.
+                    further = self._newest(newest + 1)
+                    known |= self._keys(newest, further)
+                    newest = further
+                    continue
+                known[record.key] = newest = entry.number
+                added += 1
+        if added:
+            self._point(newest)
+        return added
 
     def head(self) -> AuditEntry | None:
         """The newest entry; ``None`` where the log is empty."""
@@ -163,59 +240,70 @@ class AuditLog:
             previous = content_sha256(data)
             yield entry
 
-    def _add(self, note: _Note, newest: int) -> AuditEntry:
+    def _add(self, record: Record, newest: int) -> AuditEntry:
         """Adds an entry behind the newest, or behind whatever came first meanwhile."""
         while True:
-            entry = self._created(note, newest)
+            entry = self._created(record, newest)
             if entry is not None:
+                self._point(entry.number)
                 return entry
             newest += 1
 
-    def _created(self, note: _Note, newest: int) -> AuditEntry | None:
+    def _created(self, record: Record, newest: int) -> AuditEntry | None:
         """The entry, if this writer got the number; ``None`` where another one did."""
-        previous = content_sha256(self._read(newest)) if newest else None
         entry = AuditEntry(
-            number=newest + 1, previous=previous, nonce=secrets.token_hex(8), at=note.at,
-            event=note.event, subject=note.subject, by=note.by, identity=note.identity,
-            artifacts=dict(note.artifacts), details=dict(note.details),
+            number=newest + 1, previous=self._digest(newest), nonce=secrets.token_hex(8),
+            at=record.at or datetime.now(UTC).isoformat(timespec="milliseconds"),
+            event=record.event, subject=record.subject, by=record.by, identity=record.identity,
+            artifacts=dict(record.artifacts), details=dict(record.details),
         )  # fmt: skip
-        path, data = self._path(entry.number), _bytes(entry)
+        path, data = entry_path(entry.number), _bytes(entry)
         try:
             self.storage.write_bytes(path, data, if_generation=0)
         except GenerationMismatch:
             # A client that did not hear the answer asks again, and then finds its own entry.
             if self.storage.read_bytes(path) != data:
                 return None
-        self._point(entry.number, content_sha256(data))
+        self._known = entry.number
+        self._last = (entry.number, content_sha256(data))
         return entry
 
-    def _add_once(self, note: _Note, identity: str) -> AuditEntry:
-        path = self._note_path(note.event, identity)
-        if self.storage.stat(path) is None:
-            with suppress(GenerationMismatch):
-                self.storage.write_bytes(path, _json({"length": self._newest()}), if_generation=0)
-        found, read = self._noted(path, note.event, identity)
+    def _digest(self, number: int) -> str | None:
+        """SHA-256 of an entry, ``None`` for the one before the first."""
+        if self._last[0] == number:
+            return self._last[1]
+        return content_sha256(self._read(number)) if number else None
+
+    def _add_once(self, record: Record, identity: str) -> AuditEntry:
+        path = self._note_path(record.event, identity)
+        self._claimed(record, self._newest())
+        found, read = self._noted(path, record.event, identity)
         while True:
-            entry = found or self._created(note, read)
+            entry = found or self._created(record, read)
             if entry is not None:
+                if found is None:
+                    self._point(entry.number)
                 return entry
-            found, read = self._search(note.event, identity, read)
+            found, read = self._search(record.event, identity, read)
+
+    def _note(self, path: str) -> _Noted:
+        try:
+            body = json.loads(self.storage.read_bytes(path))
+            return _Noted(int(body["length"]), int(body.get("number", 0)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{self.storage.uri_of(path)}: torn; delete it") from None
 
     def _noted(self, path: str, event: str, identity: str) -> tuple[AuditEntry | None, int]:
         """The entry that a note leads to, and the number read up to."""
-        try:
-            body = json.loads(self.storage.read_bytes(path))
-            length, number = int(body["length"]), int(body.get("number", 0))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(f"{self.storage.uri_of(path)}: torn; delete it") from None
-        if number and self._exists(number):
-            entry = parse_entry(self._read(number), self._uri(number))
+        noted = self._note(path)
+        if noted.number and self._exists(noted.number):
+            entry = parse_entry(self._read(noted.number), self._uri(noted.number))
             if (entry.event, entry.identity) == (event, identity):
-                return entry, number
-        found, read = self._search(event, identity, length)
+                return entry, noted.number
+        found, read = self._search(event, identity, noted.length)
         if found is not None:
             # So that whoever asks next reads one entry, and not all since.
-            self._hint(path, {"length": length, "number": found.number}, self._generation(path))
+            self._hint(path, {"length": noted.length, "number": found.number})
         return found, read
 
     def _search(self, event: str, identity: str, after: int) -> tuple[AuditEntry | None, int]:
@@ -234,14 +322,14 @@ class AuditLog:
         stat = self.storage.stat(path)
         return stat.generation if stat else 0
 
-    def _hint(self, path: str, body: Mapping[str, Json], generation: int) -> None:
+    def _hint(self, path: str, body: Mapping[str, Json], generation: int | None = None) -> None:
         """Writes what only saves requests; missed where others were faster, or it is locked."""
         with suppress(CosalignError):
             self.storage.write_bytes(path, _json(body), if_generation=generation)
 
     def _newest(self, known: int = 0) -> int:
         """The number of the newest entry, looked for from a known one or the tip on."""
-        low = max(known, self._known, self._hinted())
+        low = max(known, self._known) or self._hinted()
         if low and not self._exists(low):
             raise DataError(
                 f"{self._uri(low)}: is gone, and was written; the log was cut. Nothing is added to "
@@ -266,12 +354,12 @@ class AuditLog:
         except (ValueError, KeyError, TypeError):
             return 0
 
-    def _point(self, number: int, digest: str) -> None:
-        """Moves the tip, unless it is further already."""
+    def _point(self, number: int) -> None:
+        """Moves the tip to an entry of this writer, unless it is further already."""
         # The generation first: a tip that is newer than it makes the write fail, never go back.
         generation = self._generation(TIP)
         if not generation or self._hinted() < number:
-            self._hint(TIP, {"number": number, "digest": digest}, generation)
+            self._hint(TIP, {"number": number, "digest": self._digest(number)}, generation)
 
     def _all(self, after: int, newest: int) -> Iterator[tuple[int, bytes]]:
         numbers = iter(range(after + 1, newest + 1))
@@ -280,16 +368,13 @@ class AuditLog:
                 yield from zip(window, pool.map(self._read, window), strict=True)
 
     def _exists(self, number: int) -> bool:
-        return number > 0 and self.storage.stat(self._path(number)) is not None
+        return number > 0 and self.storage.stat(entry_path(number)) is not None
 
     def _read(self, number: int) -> bytes:
-        return self.storage.read_bytes(self._path(number))
-
-    def _path(self, number: int) -> str:
-        return entry_path(number)
+        return self.storage.read_bytes(entry_path(number))
 
     def _uri(self, number: int) -> str:
-        return self.storage.uri_of(self._path(number))
+        return self.storage.uri_of(entry_path(number))
 
 
 def entry_path(number: int) -> str:
