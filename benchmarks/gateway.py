@@ -6,7 +6,7 @@ time, a piece every 40 ms. Then as many short requests as go through, each check
 for the digest of the very tokens that its tenant's config and its text must have become. Then
 vLLM's own server. What is added is the difference of the two distributions' percentiles.
 
-    python -m benchmarks.gateway [--parts paced,short,soak,vllm] [--model FOLDER]
+    python -m benchmarks.gateway [--parts paced,short,clients,soak,vllm] [--model FOLDER]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import uvloop
 import yaml
+from benchmarks.http_clients import cpu_ms_a_request
 from benchmarks.measuring import publish, surroundings
 from benchmarks.stream_load import Call, Seen, http_post, load
 
@@ -176,7 +177,7 @@ class Calls:
         tokenizer = HfTokenizer(setting.model.path, setting.model.tokenizer_digest)
         self._asked = list(itertools.product(REGIONS, QUESTIONS))
         # As the config stands in the prompt: without white space around it.
-        self._ids = {
+        self.ids = {
             (region, question): list(
                 tokenizer.encode_chat([("system", REGIONS[region].strip()), ("user", question)])
             )
@@ -186,7 +187,7 @@ class Calls:
     def direct(self) -> Iterator[Call]:
         """To the model server."""
         for seed in itertools.count():
-            ids = self._ids[self._asked[seed % len(self._asked)]]
+            ids = self.ids[self._asked[seed % len(self._asked)]]
             body = {"model": self._setting.model.digest, "prompt": ids, "max_tokens": self._pieces,
                     "seed": seed, "stream": self._stream}  # fmt: skip
             yield self._call("/v1/completions", body, seed, ids, "")
@@ -198,7 +199,7 @@ class Calls:
             body = {"model": "cosalign", "messages": [{"role": "user", "content": question}],
                     "max_tokens": self._pieces, "seed": seed, "stream": self._stream}  # fmt: skip
             key = f"authorization: Bearer {self._setting.keys[region]}\r\n"
-            ids = self._ids[region, question]
+            ids = self.ids[region, question]
             yield self._call("/v1/chat/completions", body, seed, ids, key)
 
     def _call(self, path: str, body: Any, seed: int, ids: list[int], headers: str) -> Call:
@@ -341,6 +342,18 @@ def with_vllm(setting: Setting, seconds: float) -> dict[str, Any]:
     return results
 
 
+def clients(setting: Setting, requests: int) -> dict[str, Any]:
+    """What two HTTP clients cost a stream of pieces at a pace."""
+    ids = next(iter(Calls(setting, PIECES, stream=True).ids.values()))
+    body = {"model": setting.model.digest, "prompt": ids, "max_tokens": PIECES, "stream": True,
+            "seed": 1}  # fmt: skip
+    url = f"http://127.0.0.1:{setting.upstream_port}/v1/completions"
+    with stand_in(setting, PACE):
+        same = itertools.repeat(json.dumps(body).encode())
+        found = cpu_ms_a_request(url, lambda: same, requests, STREAMS)
+    return {"requests": requests, "streams": STREAMS, "pieces": PIECES, "cpu_ms_a_request": found}
+
+
 def anything(calls: Iterator[Call]) -> Iterator[Call]:
     """The same requests, whatever is answered: a real model says what it likes."""
     return (Call(call.request, b"[DONE]") for call in calls)
@@ -349,7 +362,7 @@ def anything(calls: Iterator[Call]) -> Iterator[Call]:
 def main() -> None:
     """Measures and publishes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--parts", default="paced,short,soak,vllm")
+    parser.add_argument("--parts", default="paced,short,clients,soak,vllm")
     parser.add_argument("--model", default="models/smollm2")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--requests", type=int, default=100_000)
@@ -362,6 +375,7 @@ def main() -> None:
         "paced": lambda s: paced(s, options.seconds, options.streams),
         "short": lambda s: short(s, options.requests),
         "soak": lambda s: soak(s, options.soak_seconds),
+        "clients": lambda s: clients(s, 2_000),
         "vllm": lambda s: with_vllm(s, options.seconds),
     }
     found: dict[str, Any] = {}

@@ -35,7 +35,7 @@ def piece(text: str, index: int = 0, reason: str | None = None, chat: bool = Fal
 
 def upstream(pieces: list[str], chat: bool = False) -> bytes:
     body = b"".join(piece(text, chat=chat) for text in pieces)
-    usage = event({"choices": [], "usage": {"prompt_tokens": 999, "completion_tokens": 3}})
+    usage = event({"choices": [], "usage": {"prompt_tokens": 987654321, "completion_tokens": 3}})
     return body + piece("", reason="stop", chat=chat) + usage + b"data: [DONE]\n\n"
 
 
@@ -70,7 +70,7 @@ def test_a_stream_says_the_same_however_it_is_cut(
     translator.close()
     assert said(written) == ("".join(pieces), "stop")
     assert translator.tokens == 3
-    assert b"999" not in written
+    assert b"987654321" not in written
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
@@ -147,7 +147,7 @@ def test_the_guard_lets_other_texts_and_short_quotes_pass() -> None:
 
 def whole(text: str, count: int = 1) -> bytes:
     choices = [{"index": i, "text": text, "finish_reason": "stop"} for i in range(count)]
-    usage = {"prompt_tokens": 999, "completion_tokens": 3}
+    usage = {"prompt_tokens": 987654321, "completion_tokens": 3}
     return json.dumps({"choices": choices, "usage": usage, "prompt_logprobs": [1]}).encode()
 
 

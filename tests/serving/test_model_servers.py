@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -135,6 +136,29 @@ def test_vllms_server_takes_the_arguments(tiny: ModelFolder) -> None:
     assert found.host == "127.0.0.1"
     assert not found.trust_remote_code
     assert not found.enable_log_requests
+
+
+KILLED = """
+import subprocess, sys, time
+from cosalign.serving import bound_process
+child = subprocess.Popen([sys.executable, bound_process.__file__, "sleep", "600"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_server_does_not_outlive_a_gateway_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+    eventually(lambda: gone(pid), "it lives on")
+
+
+def gone(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 STAND_IN = """

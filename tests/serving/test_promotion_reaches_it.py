@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -156,6 +157,39 @@ def test_a_model_is_swapped_and_rolled_back_under_load(
                 eventually(lambda: load.answered[digests[first.digest]] > before + 50)
             assert not load.wrong
             assert {body["model"] for body in other.asked} == {second.digest}
+
+
+class OneAddress:
+    """Two servers behind one address: each connection meets one of them, as behind a Service."""
+
+    def __init__(self, *servers: StandInServer) -> None:
+        self._servers = servers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._servers[scope["client"][1] // 2 % 2](scope, receive, send)
+
+
+def test_a_swap_behind_one_address_loses_no_request(
+    installation: World, second: ModelFolder
+) -> None:
+    storage = open_storage(str(installation.storage))
+    first, policy = installation.model, POLICIES["ie"]
+    digests = {m.digest: digest_of(installation, m, policy) for m in (first, second)}
+    one, other = StandInServer({first.digest: 8192}), StandInServer({first.digest: 8192})
+    with running(OneAddress(one, other)) as url:
+        installation.settings["model"] = {"uri": None}
+        installation.settings["upstreams"] = {"urls": [url]}
+        promote(storage, first)
+        with installation.gateway() as found:
+            eventually(found.ready)
+            with Load(found, set(digests.values())) as load:
+                eventually(partial(load.has_answered, digests[first.digest], 20))
+                promote(storage, second)
+                other.models = {second.digest: 8192}
+                eventually(partial(load.has_answered, digests[second.digest], 50))
+                one.models = {second.digest: 8192}
+                eventually(partial(load.has_answered, digests[second.digest], 200))
+            assert not load.wrong
 
 
 def test_a_server_that_now_has_another_model_never_answers_as_the_promoted_one(

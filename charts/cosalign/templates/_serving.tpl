@@ -12,10 +12,10 @@
 {{- $serving := .Values.serving }}
 {{- $storage := required "storage.root is required with serving.enabled: where models, configs and audit rows are" .Values.storage.root }}
 {{- $upstreams := dict "every_address" true "urls" (list (printf "http://%s-model:8000" (include "cosalign.fullname" .))) }}
-{{- if not $serving.model.enabled }}
-{{- if not $serving.gateway.upstreams }}
+{{- if and (not $serving.model.enabled) (not $serving.gateway.upstreams) }}
 {{- fail "serving.gateway.upstreams is required where serving.model.enabled is false" }}
 {{- end }}
+{{- if $serving.gateway.upstreams }}
 {{- $upstreams = dict "every_address" false "urls" $serving.gateway.upstreams }}
 {{- end }}
 {{- $listen := dict "host" "0.0.0.0" "port" 8080 "admin_port" 9090 "drain_seconds" (int $serving.gateway.drainSeconds) }}

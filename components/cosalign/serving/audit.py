@@ -64,8 +64,11 @@ class AuditLog:
             )
 
     def record(self, row: dict[str, Any]) -> None:
-        """Takes a row; it is stored within seconds."""
-        if len(self._rows) >= self._settings.held_rows:
+        """Takes a row; it is stored within seconds.
+
+        Where rows are required none is let go: no more come than requests were admitted.
+        """
+        if not self._settings.required and len(self._rows) >= self._settings.held_rows:
             self._rows.popleft()
             self.lost += 1
         self._rows.append(row)

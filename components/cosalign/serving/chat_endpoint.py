@@ -219,7 +219,9 @@ class ChatEndpoint:
         if work.added_seconds is not None:
             metrics.added.observe(work.added_seconds)
             metrics.first_token.observe(work.begun - work.sent)
-        self.audit.record(_row(work, prompt_tokens))
+        # Strangers are counted above and leave no rows: they could crowd out those of callers.
+        if tenant is not None and work.code != "audit_unavailable":
+            self.audit.record(_row(work, prompt_tokens))
 
 
 def _row(work: Work, prompt_tokens: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Asking a model server: which one, for how long, and what its failures mean to the caller.
 
-A request that could not be handed over, or that a server sends back at once because it no longer
-serves the model, is given to another server; nothing was generated, so nothing is paid twice. Once
-an answer has begun it is that server's to finish.
+A request that could not be handed over, or that a server sends back at once because it is full or
+no longer serves the model, is given to another server. Once an answer has begun it is that server's
+to finish.
 
 aiohttp rather than httpx: with 200 streams at a time over one connection pool httpx took several
 times the CPU a request and a piece (docs/design/serving.md), and a gateway is little else. An
@@ -32,8 +32,10 @@ from cosalign.serving.upstreams import Endpoint, UpstreamPool
 
 ATTEMPTS = 4
 """Servers that are asked before a request is given up."""
+MISMATCHES = 16
+"""Answers that a server has another model; they cost a millisecond."""
 RETRY_SECONDS = 5.0
-_ELSEWHERE = frozenset({404, 429, 502, 503})
+_ELSEWHERE = frozenset({429, 502, 503})
 _REJECTED = frozenset({400, 413, 422})
 
 
@@ -82,7 +84,7 @@ class ModelRequests:
 
     def active(self) -> AnsweringModel | None:
         """The model that new requests go to; ``None`` where no server has one."""
-        found = self._route([])
+        found = self._route([], 0)
         return found[0] if found else None
 
     @asynccontextmanager
@@ -100,8 +102,9 @@ class ModelRequests:
             Refusal: The prompt is too long, no server could take it, or one refuses it.
         """
         tried: list[Endpoint] = []
-        while True:
-            model, endpoint = self._next(tried)
+        mismatches = 0
+        while len(tried) < ATTEMPTS and mismatches < MISMATCHES:
+            model, endpoint = self._next(tried, mismatches)
             prompt = await model.prompts.prompt(config.text, request.conversation)
             check_length(prompt, limits, endpoint.models.get(model.served_name))
             body = upstream_body(model.served_name, prompt, request, limits)
@@ -109,7 +112,7 @@ class ModelRequests:
             sent = time.perf_counter()
             try:
                 response = await self._sent(endpoint, prompt.path, body)
-                if response is not None:
+                if response is not None and response.status == HTTPStatus.OK:
                     try:
                         yield ModelAnswer(model, prompt, response, sent)
                         return
@@ -118,19 +121,25 @@ class ModelRequests:
                         response.release() if response.content.at_eof() else response.close()
             finally:
                 endpoint.in_flight -= 1
-            tried.append(endpoint)
+            if response is None:
+                tried.append(endpoint)
+            else:
+                mismatches += 1
+        raise _nobody("overloaded", "are busy")
 
-    def _next(self, tried: list[Endpoint]) -> tuple[AnsweringModel, Endpoint]:
-        found = self._route(tried) if len(tried) < ATTEMPTS else None
+    def _next(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint]:
+        # When all were asked, all are asked again: a connection that was idle may only have ended.
+        found = self._route(tried, turn) or self._route([], turn)
         if found is not None:
             return found
-        code, what = ("overloaded", "are busy") if tried else ("model_unavailable", "are not there")
-        raise Refusal(
-            code, f"the model's servers {what}; try again in a moment", retry_after=RETRY_SECONDS
-        )
+        raise _nobody(*(("overloaded", "are busy") if tried else ("model_unavailable", "are gone")))
 
-    def _route(self, tried: list[Endpoint]) -> tuple[AnsweringModel, Endpoint] | None:
-        for model in self._follower.candidates:
+    def _route(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint] | None:
+        candidates = self._follower.candidates
+        if turn % 2 and not self._pool.each_alone:
+            # Behind one address the promoted model and the one before are met by chance.
+            candidates = candidates[::-1]
+        for model in candidates:
             endpoint = self._pool.choose(model.served_name, tried)
             if endpoint is not None:
                 return model, endpoint
@@ -139,7 +148,10 @@ class ModelRequests:
     async def _sent(
         self, endpoint: Endpoint, path: str, body: bytes
     ) -> aiohttp.ClientResponse | None:
-        """The response; ``None`` where another server should be asked."""
+        """The response, closed where it is that the server has not the model.
+
+        ``None`` where another server should be asked.
+        """
         try:
             response = await self._http.post(
                 endpoint.url + path,
@@ -162,7 +174,8 @@ class ModelRequests:
             return response
         response.close()
         if response.status == HTTPStatus.NOT_FOUND:
-            self._pool.suspect(endpoint)
+            self._pool.mismatched(endpoint)
+            return response
         if response.status in _ELSEWHERE:
             return None
         raise _refused(response.status)
@@ -203,6 +216,11 @@ def upstream_body(model: str, prompt: Prompt, request: ChatRequest, limits: Limi
     if request.stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _nobody(code: str, what: str) -> Refusal:
+    message = f"the model's servers {what}; try again in a moment"
+    return Refusal(code, message, retry_after=RETRY_SECONDS)
 
 
 def _timed_out() -> Refusal:

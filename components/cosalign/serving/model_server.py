@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cosalign.domain.run_config.engine import EngineGroup
+from cosalign.serving import bound_process
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 30.0
@@ -114,7 +115,7 @@ def start_model_server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603  our own arguments
-            server_arguments(folder, name, port, engine),
+            [sys.executable, bound_process.__file__, *server_arguments(folder, name, port, engine)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,

@@ -24,6 +24,8 @@ from cosalign.serving.gateway import Gateway
 
 LONGEST_END_SECONDS = 600
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+"""Above the minute after which load balancers give up an idle connection: theirs ends first."""
 _log = get_logger(__name__)
 
 
@@ -62,6 +64,7 @@ def _server(app: Any) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http="httptools",
+        ws="none",
         lifespan="off",
         access_log=False,
         log_level="warning",
@@ -69,6 +72,7 @@ def _server(app: Any) -> uvicorn.Server:
         date_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LONGEST_END_SECONDS,
     )
     return _Server(config)

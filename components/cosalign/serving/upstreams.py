@@ -24,6 +24,9 @@ from cosalign.serving.settings import UpstreamsGroup
 from cosalign.store.storage import read_uri
 
 PROBE_TIMEOUT = 2.0
+PATIENCE = 3
+"""Probes in a row that a busy server may leave unanswered, or that may miss a model which one of
+several servers behind an address has."""
 _LONGEST_LIST = 1 << 20
 _log = get_logger(__name__)
 
@@ -37,11 +40,22 @@ class Endpoint:
         models: Context length of each model that it serves, by name; empty where it does not
             answer.
         in_flight: Requests that it is answering for us.
+        unanswered: Probes in a row that it has not answered.
+        missed: Probes in a row that did not list a model, by name.
     """
 
     url: str
     models: dict[str, int | None] = field(default_factory=dict)
     in_flight: int = 0
+    unanswered: int = 0
+    missed: dict[str, int] = field(default_factory=dict)
+
+    def listed(self, models: dict[str, int | None], patience: int) -> None:
+        """Takes what a probe found; a model goes when it was missed so often in a row."""
+        before = self.models
+        missed = {name: self.missed.get(name, 0) + 1 for name in before if name not in models}
+        self.missed = {name: count for name, count in missed.items() if count < patience}
+        self.models = {name: before[name] for name in self.missed} | models
 
 
 class UpstreamPool:
@@ -60,6 +74,11 @@ class UpstreamPool:
         key = settings.api_key_file
         token = read_uri(key).decode().strip() if key else ""
         self.headers = {"authorization": f"Bearer {token}"} if token else {}
+
+    @property
+    def each_alone(self) -> bool:
+        """Whether an endpoint is one server, and not an address of several."""
+        return self._settings.every_address
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -87,8 +106,13 @@ class UpstreamPool:
         self._endpoints.pop(url, None)
 
     def suspect(self, endpoint: Endpoint) -> None:
-        """Notes that a server did not do what it said; the next probe may clear it."""
-        endpoint.models = {}
+        """Notes that a server is not there; the next probe may clear it."""
+        endpoint.models, endpoint.missed = {}, {}
+
+    def mismatched(self, endpoint: Endpoint) -> None:
+        """Notes that a server has not the model that it was asked for."""
+        if self.each_alone:
+            self.suspect(endpoint)
 
     async def refresh(self) -> None:
         """Asks every server what it serves."""
@@ -104,20 +128,34 @@ class UpstreamPool:
         return sorted({url for urls in found for url in urls})
 
     async def _probe(self, endpoint: Endpoint) -> None:
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
-        models: dict[str, int | None] = {}
         try:
-            url = f"{endpoint.url}/v1/models"
-            async with self._http.get(
-                url, headers=self.headers, timeout=timeout, allow_redirects=False
-            ) as answer:
-                if answer.status == HTTPStatus.OK:
-                    models = _listed(await answer.json(content_type=None))
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
+            models = await self._models(endpoint.url)
+            endpoint.unanswered = 0
+        except TimeoutError:
+            # Full of requests, perhaps: a server that was there a moment ago is given more time.
+            endpoint.unanswered += 1
+            if endpoint.unanswered < PATIENCE:
+                return
             models = {}
-        if models.keys() != endpoint.models.keys():
-            _log.info("upstream changed", url=endpoint.url, models=sorted(models))
-        endpoint.models = models
+        except (aiohttp.ClientError, ValueError, OSError):
+            models = {}
+        before = set(endpoint.models)
+        # Behind one address there may be several servers, and a probe meets one of them.
+        shared = models and not self.each_alone
+        endpoint.listed(models, PATIENCE if shared else 1)
+        if before != set(endpoint.models):
+            _log.info("upstream changed", url=endpoint.url, models=sorted(endpoint.models))
+
+    async def _models(self, url: str) -> dict[str, int | None]:
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        # On a connection of its own, so that it may meet any of the servers behind the address.
+        headers = {**self.headers, "connection": "close"}
+        async with self._http.get(
+            f"{url}/v1/models", headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
+            if answer.status != HTTPStatus.OK:
+                return {}
+            return _listed(await answer.json(content_type=None))
 
 
 def _listed(answer: Any) -> dict[str, int | None]:
