@@ -28,15 +28,22 @@ def event(value: Any) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def piece(text: str, index: int = 0, reason: str | None = None, chat: bool = False) -> bytes:
-    said: Any = {"delta": {"content": text}} if chat else {"text": text}
-    return event({"choices": [{"index": index, **said, "finish_reason": reason}]})
+def piece(text: str, index: int = 0, reason: str | None = None, form: str = "plain") -> bytes:
+    said: Any = {"delta": {"content": text}} if form == "chat" else {"text": text}
+    if form != "vllm":
+        return event({"choices": [{"index": index, **said, "finish_reason": reason}]})
+    # To the letter as vLLM 0.32 writes it: compact, and letters as they are.
+    ended = {"logprobs": None, "finish_reason": reason, "stop_reason": None, "token_ids": None}
+    head = {"id": "cmpl-1f", "object": "text_completion", "created": 1, "model": "0" * 64}
+    body = {**head, "choices": [{"index": index, **said, **ended}]}
+    compact = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return b"data: " + compact.encode() + b"\n\n"
 
 
-def upstream(pieces: list[str], chat: bool = False) -> bytes:
-    body = b"".join(piece(text, chat=chat) for text in pieces)
+def upstream(pieces: list[str], form: str = "plain") -> bytes:
+    body = b"".join(piece(text, form=form) for text in pieces)
     usage = event({"choices": [], "usage": {"prompt_tokens": 987654321, "completion_tokens": 3}})
-    return body + piece("", reason="stop", chat=chat) + usage + b"data: [DONE]\n\n"
+    return body + piece("", reason="stop", form=form) + usage + b"data: [DONE]\n\n"
 
 
 def said(written: bytes, index: int = 0) -> tuple[str, str | None]:
@@ -55,13 +62,13 @@ def said(written: bytes, index: int = 0) -> tuple[str, str | None]:
 @given(
     pieces=st.lists(st.text(max_size=12), max_size=12),
     cuts=st.lists(st.integers(0, 4000), max_size=20),
-    chat=st.booleans(),
+    form=st.sampled_from(["plain", "chat", "vllm"]),
     crlf=st.booleans(),
 )
 def test_a_stream_says_the_same_however_it_is_cut(
-    pieces: list[str], cuts: list[int], chat: bool, crlf: bool
+    pieces: list[str], cuts: list[int], form: str, crlf: bool
 ) -> None:
-    data = upstream(pieces, chat)
+    data = upstream(pieces, form)
     if crlf:
         data = data.replace(b"\n\n", b"\r\n\r\n")
     translator = StreamTranslator(FORM, guard, wants_usage=False)
@@ -117,6 +124,20 @@ def test_an_answer_that_repeats_its_config_is_ended() -> None:
     # What comes after is not looked at.
     assert translator.feed(piece("more", reason="stop")) == b""
     translator.close()
+
+
+@pytest.mark.parametrize("form", ["plain", "chat", "vllm"])
+def test_each_form_is_guarded_and_read(form: str) -> None:
+    translator = StreamTranslator(FORM, guard, wants_usage=False)
+    written = translator.feed(piece('a "quote", \\ and é', form=form) + piece(POLICY, form=form))
+    assert said(written) == ('a "quote", \\ and é', "content_filter")
+
+
+@pytest.mark.parametrize("text", [b"\\x", b"\\u12", b"\xff"])
+def test_a_string_that_is_none_is_an_error(text: bytes) -> None:
+    translator = StreamTranslator(FORM, guard, wants_usage=False)
+    with pytest.raises(Refusal, match="could not be read"):
+        translator.feed(piece("TEXT", form="vllm").replace(b"TEXT", text))
 
 
 def test_of_two_choices_the_other_goes_on() -> None:

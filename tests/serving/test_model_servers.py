@@ -140,8 +140,8 @@ def test_vllms_server_takes_the_arguments(tiny: ModelFolder) -> None:
 
 KILLED = """
 import subprocess, sys, time
-from cosalign.serving import bound_process
-child = subprocess.Popen([sys.executable, bound_process.__file__, "sleep", "600"])
+from cosalign.serving.model_server import bound_to_us
+child = subprocess.Popen([*bound_to_us(), "sleep", "600"])
 print(child.pid, flush=True)
 time.sleep(600)
 """

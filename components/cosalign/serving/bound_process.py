@@ -1,4 +1,4 @@
-"""Runs a command that shall not outlive whoever started it: ``python bound_process.py COMMAND...``.
+"""Runs a command that shall not outlive whoever started it: ``bound_process.py PARENT COMMAND...``.
 
 A gateway that is killed cannot stop its model server, which would go on holding the memory of a
 model. Linux tells a process when its parent has died, if it asks to be told; it asks here, before
@@ -19,12 +19,13 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Becomes the command."""
-    parent = os.getppid()
+    parent = int(sys.argv[1])
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Whoever died before asking for it is not told of.
     if os.getppid() != parent:
         sys.exit("bound_process: whoever started this is gone")
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606  the caller's own command
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  the caller's own command
 
 
 if __name__ == "__main__":

@@ -143,10 +143,14 @@ def _usage(body: Body, pieces: list[str]) -> Body:
 
 def _chunk(body: Body, index: int, piece: str, chat: bool, reason: str | None) -> Body:
     said: Body = {"delta": {"content": piece}} if chat else {"text": piece}
-    choice = {"index": index, **said, "logprobs": None, "finish_reason": reason}
-    return {"id": "x", "model": body["model"], "choices": [choice]}
+    ended = {"logprobs": None, "finish_reason": reason, "stop_reason": None}
+    choice = {"index": index, **said, **ended}
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    return {"id": "cmpl-1", "object": kind, "created": 1, "model": body["model"],
+            "choices": [choice]}  # fmt: skip
 
 
 async def _event(send: Send, value: Body) -> None:
-    body = b"data: " + json.dumps(value).encode() + b"\n\n"
+    # Without spaces, as vLLM writes it.
+    body = b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -53,24 +53,23 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, source: ConfigSource | None = None) -> None:
         self.settings = settings
         self.metrics = GatewayMetrics()
+        # What may be refused comes before what has to be closed.
+        pepper = read_pepper(settings.pepper_file)
+        self.registry = ConfigRegistry(
+            source or open_config_source(settings), settings.configs.max_stale_seconds
+        )
+        self.follower = ModelFollower(settings)
+        self.audit = _audit(settings)
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
-        self.registry = ConfigRegistry(
-            source or open_config_source(settings), settings.configs.max_stale_seconds
-        )
         self.authenticator = Authenticator(
-            settings.tenants,
-            read_pepper(settings.pepper_file),
-            TokenChecker(self._http),
-            TENANTS_STALE_SECONDS,
+            settings.tenants, pepper, TokenChecker(self._http), TENANTS_STALE_SECONDS
         )
-        self.follower = ModelFollower(settings)
         self.pool = UpstreamPool(settings.upstreams, self._http)
         self.models = ModelRequests(self.follower, self.pool, settings.upstreams, self._http)
-        self.audit = _audit(settings)
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
 

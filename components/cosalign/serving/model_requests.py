@@ -102,8 +102,8 @@ class ModelRequests:
             Refusal: The prompt is too long, no server could take it, or one refuses it.
         """
         tried: list[Endpoint] = []
-        mismatches = 0
-        while len(tried) < ATTEMPTS and mismatches < MISMATCHES:
+        failures = mismatches = 0
+        while failures < ATTEMPTS and mismatches < MISMATCHES:
             model, endpoint = self._next(tried, mismatches)
             prompt = await model.prompts.prompt(config.text, request.conversation)
             check_length(prompt, limits, endpoint.models.get(model.served_name))
@@ -121,10 +121,9 @@ class ModelRequests:
                         response.release() if response.content.at_eof() else response.close()
             finally:
                 endpoint.in_flight -= 1
-            if response is None:
-                tried.append(endpoint)
-            else:
-                mismatches += 1
+            tried.append(endpoint)
+            failures += response is None
+            mismatches += response is not None
         raise _nobody("overloaded", "are busy")
 
     def _next(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint]:

@@ -65,6 +65,11 @@ def runs_on_cpu() -> bool:
     return True
 
 
+def bound_to_us() -> list[str]:
+    """What stands before a command that shall end with this process."""
+    return [sys.executable, bound_process.__file__, str(os.getpid())]
+
+
 @dataclass(frozen=True)
 class ModelServer:
     """A server that was started; whether it answers yet is found out by asking it.
@@ -115,7 +120,7 @@ def start_model_server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603  our own arguments
-            [sys.executable, bound_process.__file__, *server_arguments(folder, name, port, engine)],
+            [*bound_to_us(), *server_arguments(folder, name, port, engine)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,

@@ -64,7 +64,7 @@ CODES: dict[str, tuple[int, str]] = {
 """Status and type of each code."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):
     """A request that gets no answer, or no more of it.
 
