@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,11 @@ class Installed:
         found: list[Any] = json.loads(on_cluster(*command))
         return found
 
-    def promote(self, model: ModelFolder) -> None:
+    def promote(self, model: ModelFolder, at: str = NOW) -> None:
         pointer = ModelPointer(self.storage, "main")
         head = pointer.head()
         uri = self.storage.uri_of(f"models/{model.digest}")
-        choice = Choice(action="promote", uri=uri, digest=model.digest, by="t", at=NOW)
+        choice = Choice(action="promote", uri=uri, digest=model.digest, by="t", at=at)
         pointer.record(choice, head.number if head else 0)
 
 
@@ -156,7 +157,7 @@ def chart_values(store_url: str, upstream: str) -> dict[str, Any]:
             "model": {
                 "image": image("scoring"), "python": "python", "gpus": 0, "cpu": "100m",
                 "memory": "5Gi", "disk": "1Gi", "sharedMemory": "1Gi", "maxModelLen": 8192,
-                "nodeSelector": {}, "drainSeconds": 20,
+                "nodeSelector": {"cloud.google.com/gke-accelerator": None}, "drainSeconds": 20,
                 "extraArgs": ["--enforce-eager", "--dtype=float32", "--no-enable-chunked-prefill",
                               "--max-num-batched-tokens=8192"],
                 "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"},
@@ -278,7 +279,10 @@ def test_a_withdrawn_config_is_not_served_a_minute_later(installed: Installed) -
 
 def test_a_promotion_rolls_the_servers_without_a_lost_request(installed: Installed) -> None:
     first, second = installed.models
-    installed.promote(second)
+    before = read("deployment", "cosalign-model", "-n", installed.space)
+    # What was promoted long before the installation needed no new pods.
+    assert "annotations" not in before["spec"]["template"]["metadata"]
+    installed.promote(second, datetime.now(UTC).isoformat())
     wanted, seen = f"fp_{second.digest[:12]}", []
 
     def swapped() -> bool:

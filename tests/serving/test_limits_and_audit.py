@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.world import POLICIES, World, eventually
+from tests.serving.world import POLICIES, Running, World, eventually
 
 from cosalign.domain.safety_config import parse_safety_config
 from cosalign.runtime.safety_config_files import known_taxonomies
@@ -80,6 +81,10 @@ def test_limits_reach_the_caller_as_429(installation: World) -> None:
         assert found.ask("school").status_code == 200
 
 
+def is_refused(found: Running, tenant: str, words: int) -> bool:
+    return found.ask(tenant, "a " * words + "b").status_code != 200
+
+
 def test_a_long_prompt_is_refused_at_a_length_that_tells_nothing(installation: World) -> None:
     """Two tenants with configs of different length are refused at the same prompt."""
     installation.config("school-no", "no", POLICIES["no"] * 20)
@@ -89,11 +94,7 @@ def test_a_long_prompt_is_refused_at_a_length_that_tells_nothing(installation: W
         eventually(found.ready)
         longest = {}
         for name in ("pub", "school"):
-            longest[name] = bisect_left(
-                range(80),
-                1,
-                key=lambda n, who=name: found.ask(who, "a " * n + "b").status_code != 200,
-            )
+            longest[name] = bisect_left(range(80), 1, key=partial(is_refused, found, name))
             refused = found.ask(name, "a " * 80)
             assert found.code(refused) == (400, "prompt_too_long")
         assert 20 < longest["pub"] == longest["school"] < 60

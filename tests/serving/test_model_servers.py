@@ -82,7 +82,7 @@ def cluster() -> Iterator[tuple[str, dict[str, Any], list[Any]]]:
     """An API server with one Deployment."""
     template: dict[str, Any] = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}
     item: dict[str, Any] = {
-        "metadata": {"name": "m"},
+        "metadata": {"name": "m", "creationTimestamp": "2026-10-31T00:00:00Z"},
         "spec": {"replicas": 2, "template": template},
     }
     patches: list[Any] = []
@@ -123,6 +123,24 @@ def test_a_promotion_rolls_the_deployment_once(
         "spec": {"template": {"metadata": {"annotations": {ANNOTATION: tiny.digest}}}}
     }
     assert item["spec"]["template"]["metadata"]["labels"] == {"a": "b"}
+
+
+def test_pods_that_are_younger_than_the_promotion_are_left_alone(
+    cluster: tuple[str, dict[str, Any], list[Any]],
+    tmp_path: Path,
+    tiny: ModelFolder,
+    second: ModelFolder,
+) -> None:
+    url, item, patches = cluster
+    item["metadata"]["creationTimestamp"] = "2026-11-01T00:20:00Z"
+    storage = open_storage(str(tmp_path / "storage"))
+    promote(storage, tiny)
+    with KubernetesApi(Cluster(url, "eu", tmp_path / "token", None), patience=1.0) as api:
+        rollout = ModelRollout(api, "eu", "m", ModelPointer(storage, "main"))
+        assert not rollout.step()
+        item["metadata"]["creationTimestamp"] = "2026-11-01T00:05:00Z"
+        assert rollout.step(), "clocks may differ by as much"
+    assert len(patches) == 1
 
 
 def test_vllms_server_takes_the_arguments(tiny: ModelFolder) -> None:

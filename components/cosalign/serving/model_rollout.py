@@ -11,14 +11,18 @@ It may patch that one Deployment and nothing else, which is why it is no part of
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 from cosalign.domain.errors import CosalignError
-from cosalign.runtime.kubernetes_api import KubernetesApi
+from cosalign.domain.safety_config import moment_of
+from cosalign.runtime.kubernetes_api import KubernetesApi, Object
 from cosalign.runtime.logs import get_logger
-from cosalign.store.model_pointer import ModelPointer
+from cosalign.store.model_pointer import Entry, ModelPointer
 
 ANNOTATION = "cosalign.dev/model"
 SECONDS = 10.0
+SKEW = timedelta(minutes=10)
+"""By how much the clocks of a promotion and of the cluster may differ."""
 _log = get_logger(__name__)
 
 
@@ -50,7 +54,8 @@ class ModelRollout:
             return False
         found = self._api.get(self._path)
         annotations = found["spec"]["template"]["metadata"].get("annotations") or {}
-        if annotations.get(ANNOTATION) == entry.digest:
+        known = annotations.get(ANNOTATION)
+        if known == entry.digest or (known is None and _made_after(found, entry)):
             return False
         template = {"metadata": {"annotations": {ANNOTATION: entry.digest}}}
         self._api.patch(self._path, {"spec": {"template": template}})
@@ -65,3 +70,12 @@ class ModelRollout:
             except CosalignError as problem:
                 _log.error("model servers not rolled", reason=str(problem))
             time.sleep(SECONDS)
+
+
+def _made_after(deployment: Object, entry: Entry) -> bool:
+    """Whether a Deployment is so much younger than a promotion that its pods fetched that model.
+
+    Without it each installation would begin by replacing pods that are right.
+    """
+    made = moment_of(deployment["metadata"]["creationTimestamp"])
+    return made - moment_of(entry.at) > SKEW
