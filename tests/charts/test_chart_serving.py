@@ -115,7 +115,7 @@ def test_the_model_is_fetched_by_the_pointer_and_run_from_the_file_that_names_it
         "fetch-model", "--storage=gs://bucket/root", "--pointer=main", "--out=/models"
     ]  # fmt: skip
     assert server["image"] == IMAGE
-    assert "--config=/models/vllm.yaml" in server["args"]
+    assert server["args"][:2] == ["--config", "/models/vllm.yaml"]
     mounts = {m["mountPath"]: m for m in server["volumeMounts"]}
     assert mounts["/models"]["readOnly"] is True
     assert server["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from tests.charts.rendering import render, the
 from tests.serving.test_promotion_reaches_it import promote
 from tests.serving.world import PEPPER, World, eventually, running
 
@@ -75,6 +76,26 @@ def test_an_altered_model_is_not_served(
     storage.write_bytes("models/m/generation_config.json", b'{"temperature": 2.0}')
     with pytest.raises(ModelError, match="what lies there"):
         fetch_promoted(storage.uri, "main", tmp_path / "out")
+
+
+def test_vllm_reads_the_file_with_the_charts_arguments(tiny: ModelFolder, tmp_path: Path) -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    storage = open_storage(str(tmp_path / "storage"))
+    promote(storage, tiny)
+    file = fetch_promoted(storage.uri, "main", tmp_path / "out")
+    values = {"storage": {"root": "gs://bucket/root"}, "serving": {
+        "enabled": True, "gateway": {"tenantsSecret": "t"},
+        "model": {"image": f"docker.io/vllm/vllm-openai@sha256:{'7' * 64}"}}}  # fmt: skip
+    deployment = the(render(values), "Deployment", "rel-cosalign-model")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    arguments = [str(file) if a == "/models/vllm.yaml" else a for a in container["args"]]
+    found = make_arg_parser(FlexibleArgumentParser()).parse_args(arguments)
+    assert found.model == str(tiny.path)
+    assert found.served_model_name == [tiny.digest]
+    assert found.port == 8000
+    assert found.shutdown_timeout == 600
 
 
 @pytest.fixture
