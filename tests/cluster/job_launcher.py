@@ -107,20 +107,36 @@ class JobLauncher:
         end, seen = time.monotonic() + DEADLINE_SECONDS, ""
         while time.monotonic() < end:
             time.sleep(POLL_SECONDS)
-            listed = read("pods", "-n", self.namespace, "-l", f"job-name={name}")["items"]
-            pods = sorted(listed, key=lambda pod: pod["metadata"]["creationTimestamp"])
-            for pod in pods:
+            for pod in self._pods(name):
                 seen = pod["metadata"]["name"]
                 _refuse_hopeless(pod)
                 if pod["status"]["phase"] == "Running":
                     self.weather.during(task, number, seen)
             status = read("job", name, "-n", self.namespace)["status"]
-            ended = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
-            if ended:
+            if any(c["status"] == "True" for c in status.get("conditions", [])):
                 self._keep_log(seen, f"{task}-{number}.log")
-                return _ending(pods[-1] if pods else None)
+                return self._ended(name)
         self._keep_log(seen, f"{task}-{number}.log")
         raise AssertionError(f"{name} did not end within {DEADLINE_SECONDS:.0f} s")
+
+    def _pods(self, name: str) -> list[Any]:
+        """A Job's pods, in the order of their creation."""
+        listed = read("pods", "-n", self.namespace, "-l", f"job-name={name}")["items"]
+        return sorted(listed, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def _ended(self, name: str) -> tuple[int, str, str]:
+        """How the last pod of an ended Job ended; a pod that went away was killed."""
+        for _ in range(10):
+            pods = self._pods(name)
+            statuses = pods[-1]["status"].get("containerStatuses", []) if pods else []
+            ended = statuses[0]["state"].get("terminated") if statuses else None
+            if ended is not None:
+                return ended["exitCode"], ended["reason"], statuses[0]["imageID"]
+            if not pods:
+                break
+            # The node reports a moment after the Job's controller has judged.
+            time.sleep(1)
+        return KILLED, "Deleted", ""
 
     def _keep_log(self, pod: str, file: str) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -147,17 +163,6 @@ def _refuse_hopeless(pod: Any) -> None:
         waiting = status["state"].get("waiting", {})
         if waiting.get("reason") in HOPELESS:
             raise AssertionError(f"{pod['metadata']['name']} cannot start: {waiting}")
-
-
-def _ending(pod: Any) -> tuple[int, str, str]:
-    """Exit code, reason and image of a pod's container; a pod that went away was killed."""
-    if pod is None or not pod["status"].get("containerStatuses"):
-        return KILLED, "Deleted", ""
-    status = pod["status"]["containerStatuses"][0]
-    ended = status["state"].get("terminated")
-    if ended is None:
-        return KILLED, "Deleted", status["imageID"]
-    return ended["exitCode"], ended["reason"], status["imageID"]
 
 
 def _bring(address: str, folder: Path) -> None:
