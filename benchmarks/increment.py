@@ -101,6 +101,7 @@ class Bench:
 
     folder: Path
     minutes: float | None
+    beside_others: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -154,6 +155,7 @@ class Bench:
         if known.get("done"):
             return True
         known["attempts"] += 1
+        known["beside_others"] = known.get("beside_others", False) or self.beside_others
         self.keep(state)
         sets = [part for value in (*self.overrides(increment), *more) for part in ("--set", value)]
         entry = "import sys; from cosalign.pipelines.command_line import main; sys.exit(main())"
@@ -196,6 +198,9 @@ class Bench:
         if self.storage.stat(path) is None:
             return
         state, summary = self.state(), json.loads(self.storage.read_bytes(path))
+        if summary["finished"] == state[name].get("finished"):
+            return  # An attempt that ended before its first task: this is the one before's.
+        state[name]["finished"] = summary["finished"]
         seconds = state[name]["seconds"]
         for stage in summary["stages"]:
             if not stage["reused"]:
@@ -398,6 +403,7 @@ def tokens_of(paid: Mapping[str, Any]) -> dict[str, int]:
 def paid_by(bench: Bench, name: str, upto: int, before: str | None) -> dict[str, Any]:
     """All that one run paid for."""
     paid, known = Paid(bench, name, upto), frozenset[str]()
+    beside_others = bench.state()[name].get("beside_others", False)
     if before is not None:
         table = read_table(
             bench.storage, bench.record(before).manifests["synthesis"].tables["responses"]
@@ -413,7 +419,8 @@ def paid_by(bench: Bench, name: str, upto: int, before: str | None) -> dict[str,
                   if n in ("pairs", "pairs_added", "draws")},
         "replayed": paid.record.manifests["training"].counts.get("increment_pairs_replayed"),
         "weights_changed": paid.record.manifests["training"].metrics["dpo_weights_changed"],
-        "seconds": bench.state()[name]["seconds"],
+        # Seconds of a machine that others used say nothing.
+        "seconds": None if beside_others else bench.state()[name]["seconds"],
         "attempts": bench.state()[name]["attempts"],
     }  # fmt: skip
     found["tokens"] = tokens_of(found)
@@ -512,9 +519,12 @@ def main() -> None:
     parser.add_argument("--increments", type=int, default=1)
     parser.add_argument("--alternatives", action="store_true", help="the first in other ways too")
     parser.add_argument("--minutes", type=float, help="end this piece after so many minutes")
+    parser.add_argument(
+        "--beside-others", action="store_true", help="note that other work slows this machine"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.folder.absolute(), options.minutes)
+    bench = Bench(options.folder.absolute(), options.minutes, options.beside_others)
     done = carried_out(bench, options.increments)
     whole = len(done) > options.increments
     if whole and options.alternatives:
