@@ -515,7 +515,7 @@ def results(bench: Bench, done: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Carries out what is not done yet, measures, and publishes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("bench-increment"))
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("cosalign-out/bench-increment"))
     parser.add_argument("--increments", type=int, default=1)
     parser.add_argument("--alternatives", action="store_true", help="the first in other ways too")
     parser.add_argument("--minutes", type=float, help="end this piece after so many minutes")
