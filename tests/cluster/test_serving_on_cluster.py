@@ -1,8 +1,9 @@
 """Serving on a real cluster: ``helm install`` with serving on, asked from a pod; a model promoted.
 
 The model server is vLLM in the scoring image, which holds the build for CPUs; everything else is
-what the chart installs. The test cluster has no DNS, so the gateway is given the address of a
-Service, behind which it finds the promoted model's pods by the digest that they answer for.
+what the chart installs. The test cluster has no DNS, and its node forwards nothing from pod to pod
+but what comes over a port of the node. So the gateway is given such a port of a Service, behind
+which it finds the promoted model's pods by the digest that they answer for, and is asked over one.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ ROOT = f"gs://{BUCKET}/serving"
 NOW = "2026-11-01T00:00:00+00:00"
 SECONDS = 600
 ASK = """
-import json, os, sys, urllib.error, urllib.request
-url = f"http://{os.environ['COSALIGN_GATEWAY_SERVICE_HOST']}/v1/chat/completions"
+import json, sys, urllib.error, urllib.request
+url = f"{sys.argv[1]}/v1/chat/completions"
 found = []
-for line in sys.argv[1:]:
+for line in sys.argv[2:]:
     key, body = json.loads(line)
     headers = {"content-type": "application/json"}
     headers |= {"authorization": f"Bearer {key}"} if key else {}
@@ -69,6 +70,7 @@ class Installed:
     """A release that serves."""
 
     space: str
+    url: str
     storage: Storage
     keys: dict[str, NewKey]
     models: list[ModelFolder]
@@ -79,7 +81,7 @@ class Installed:
             json.dumps([self.keys[tenant].key if tenant else None, {"model": "cosalign", **body}])
             for tenant, body in asked
         ]
-        command = ("exec", "-n", self.space, "asker", "--", "python", "-c", ASK, *plain)
+        command = ("exec", "-n", self.space, "asker", "--", "python", "-c", ASK, self.url, *plain)
         found: list[Any] = json.loads(on_cluster(*command))
         return found
 
@@ -166,18 +168,20 @@ def chart_values(store_url: str, upstream: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def model_service(space: str) -> str:
-    """An address for the model's pods, where no DNS gives each of them one."""
-    selector = {"app.kubernetes.io/instance": "cosalign", "app.kubernetes.io/component": "model"}
-    ports = [{"port": 8000, "targetPort": 8000}]
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "models"},
-               "spec": {"selector": selector, "ports": ports}}  # fmt: skip
-    on_cluster("create", "-n", space, "-f", "-", text=json.dumps(service))
-    return f"http://{read('service', 'models', '-n', space)['spec']['clusterIP']}:8000"
+def node_port(space: str, component: str, port: int) -> str:
+    """An address on the node for a component's pods."""
+    selector = {"app.kubernetes.io/instance": "cosalign", "app.kubernetes.io/component": component}
+    spec = {"type": "NodePort", "selector": selector, "ports": [{"port": port, "targetPort": port}]}
+    metadata = {"name": f"test-{component}"}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    made = json.loads(
+        on_cluster("create", "-n", space, "-o", "json", "-f", "-", text=json.dumps(service))
+    )
+    return f"http://{node_address()}:{made['spec']['ports'][0]['nodePort']}"
 
 
 def start_asker(space: str) -> None:
-    """A pod of somebody who asks; its environment names the gateway's Service."""
+    """A pod of somebody who asks."""
     container = {
         "name": "main", "image": image("serving"), "command": ["sleep", "3600"],
         "resources": {"limits": {"memory": "256Mi"}},
@@ -205,12 +209,12 @@ def installed(
     (folder / "pepper").write_bytes(PEPPER)
     install_safety_config_crd()
     with namespace() as space:
-        found = Installed(space, store, keys, models)
+        found = Installed(space, node_port(space, "gateway", 8080), store, keys, models)
         found.promote(models[0])
         files = [f"--from-file={folder / name}" for name in ("tenants.yaml", "pepper")]
         on_cluster("create", "secret", "generic", "tenants", "-n", space, *files)
         values = folder / "values.yaml"
-        values.write_text(yaml.safe_dump(chart_values(url, model_service(space))))
+        values.write_text(yaml.safe_dump(chart_values(url, node_port(space, "model", 8000))))
         release(
             "install", "cosalign", str(CHART), "-n", space, "-f", str(IMAGES), "-f", str(values)
         )

@@ -78,6 +78,7 @@ def test_an_altered_model_is_not_served(
         fetch_promoted(storage.uri, "main", tmp_path / "out")
 
 
+@pytest.mark.vllm
 def test_vllm_reads_the_file_with_the_charts_arguments(tiny: ModelFolder, tmp_path: Path) -> None:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -164,6 +165,7 @@ def test_pods_that_are_younger_than_the_promotion_are_left_alone(
     assert len(patches) == 1
 
 
+@pytest.mark.vllm
 def test_vllms_server_takes_the_arguments(tiny: ModelFolder) -> None:
     """Those that are given here, by the parser of the vLLM that is installed."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
