@@ -110,5 +110,7 @@ def _spelt_out(value: Any) -> Any:
     return found
 
 
-SystemEntry = Annotated[SystemSettings, BeforeValidator(_spelt_out)]
+SystemEntry = Annotated[
+    SystemSettings, BeforeValidator(_spelt_out, json_schema_input_type=str | SystemSettings)
+]
 """A system's settings, or the plain word for a usual one."""
