@@ -14,7 +14,7 @@ taxonomy of one-word topics or a very small model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -189,18 +189,38 @@ def shipped_taxonomies() -> dict[tuple[str, str], str]:
     return {(t.name, t.version): text for t, text in zip(found, texts, strict=True)}
 
 
-def load_taxonomy(name: str, version: str, files: Iterable[str] = ()) -> Taxonomy:
+def local_text(file: str) -> str:
+    """The text of a local taxonomy file.
+
+    Raises:
+        TaxonomyError: There is no such file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise TaxonomyError(f"{file}: no such taxonomy file; correct taxonomy.files")
+    return path.read_text("utf-8", "replace")
+
+
+def load_taxonomy(
+    name: str,
+    version: str,
+    files: Iterable[str] = (),
+    read: Callable[[str], str] = local_text,
+) -> Taxonomy:
     """The taxonomy of a name and version, from the given files or from those that ship.
+
+    Args:
+        name: Its name.
+        version: Its version.
+        files: Taxonomy files beside the shipped ones.
+        read: Gives the text of one; a layer above may know of more places than this one.
 
     Raises:
         TaxonomyError: No file holds it.
     """
     known = []
     for file in files:
-        path = Path(file)
-        if not path.is_file():
-            raise TaxonomyError(f"{file}: no such taxonomy file; correct taxonomy.files")
-        taxonomy = parse_taxonomy(path.read_text("utf-8", "replace"), file)
+        taxonomy = parse_taxonomy(read(file), file)
         known.append(f"{taxonomy.name} {taxonomy.version}")
         if (taxonomy.name, taxonomy.version) == (name, version):
             return taxonomy

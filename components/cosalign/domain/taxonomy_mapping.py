@@ -10,7 +10,7 @@ composition, so a verdict of any earlier version is carried in one step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cosalign.domain.errors import TaxonomyError, nearest
 from cosalign.domain.fingerprint import fingerprint
 from cosalign.domain.supersession import Origin
-from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.taxonomy import Taxonomy, load_taxonomy, local_text
 
 Masks = npt.NDArray[np.uint32]
 
@@ -159,12 +159,15 @@ def declared_mapping(new: Taxonomy, old: Taxonomy) -> TaxonomyMapping:
     )
 
 
-def earlier_versions(new: Taxonomy, files: Iterable[str] = ()) -> tuple[TaxonomyMapping, ...]:
+def earlier_versions(
+    new: Taxonomy, files: Iterable[str] = (), read: Callable[[str], str] = local_text
+) -> tuple[TaxonomyMapping, ...]:
     """Mappings to a taxonomy from each version that it supersedes, the nearest first.
 
     Args:
         new: The taxonomy verdicts are wanted in.
         files: Taxonomy files beside the shipped ones.
+        read: Gives the text of one; see ``load_taxonomy``.
 
     Raises:
         TaxonomyError: A version is not found, is declared wrongly, or supersedes a later one.
@@ -173,7 +176,7 @@ def earlier_versions(new: Taxonomy, files: Iterable[str] = ()) -> tuple[Taxonomy
     youngest, files = identity_mapping(new), tuple(files)
     seen = [_label(new)]
     while (declared := youngest.old.supersedes) is not None:
-        old = load_taxonomy(declared.taxonomy, declared.version, files)
+        old = load_taxonomy(declared.taxonomy, declared.version, files, read)
         if _label(old) in seen:
             raise TaxonomyError(
                 f"taxonomies supersede in a circle: {', '.join(seen)}, {_label(old)}"

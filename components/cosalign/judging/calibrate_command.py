@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.run_config import RunConfig, ScoringGroup
-from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.inference.engine_host import EngineHost
 from cosalign.judging.calibration import calibration_bytes
 from cosalign.judging.calibration_fit import ThresholdRule
@@ -22,6 +22,7 @@ from cosalign.judging.judge_sensitivity import variations
 from cosalign.judging.labelled_examples import LabelledExamples, read_examples
 from cosalign.judging.open_judge import open_judge
 from cosalign.runtime.run_config import load_run_config
+from cosalign.runtime.safety_config_files import run_taxonomy
 from cosalign.store.storage import open_storage, write_uri
 
 
@@ -50,7 +51,7 @@ def run_calibrate(request: CalibrateRequest, out: str) -> tuple[CalibrationOutco
     """
     rule = ThresholdRule.parse(request.rule)
     config = load_run_config(request.profile, request.overrides)
-    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    taxonomy = run_taxonomy(config.taxonomy)
     examples = _examples(request, taxonomy)
     outcome = _calibrated(config, taxonomy, examples, request, rule)
     plain = plain_outcome(outcome)

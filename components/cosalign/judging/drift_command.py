@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cosalign.domain.errors import ConfigError, DataError
-from cosalign.domain.taxonomy import load_taxonomy
 from cosalign.inference.engine_host import EngineHost
 from cosalign.judging.ledger_drift import Drift, measure_drift
 from cosalign.judging.open_judge import open_model_judge
 from cosalign.runtime.run_config import load_run_config
+from cosalign.runtime.safety_config_files import run_taxonomy
 from cosalign.store.storage import open_storage
 
 
@@ -26,7 +26,7 @@ def run_drift(profile: str, overrides: Sequence[str], sample: int, seed: int) ->
             "the judge is fitted on judging.examples; its code's version is in its verdicts' key, "
             "so that nothing of it can drift"
         )
-    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    taxonomy = run_taxonomy(config.taxonomy)
     storage = open_storage(config.storage.root)
     with EngineHost(config.models.engine) as host:
         judge = open_model_judge(config, taxonomy, storage, host)

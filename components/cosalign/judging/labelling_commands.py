@@ -9,7 +9,7 @@ from typing import Any
 
 from cosalign.domain.errors import DataError
 from cosalign.domain.run_config import RunConfig
-from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.judging.labelled_examples import LabelledExample
 from cosalign.judging.labelling_sample import draw_sheet, find_judged_run
 from cosalign.judging.labelling_sheet import read_sheet, sheet_bytes
@@ -20,6 +20,7 @@ from cosalign.judging.published_labels import (
 )
 from cosalign.judging.sheet_agreement import SheetAgreement, compare_sheets
 from cosalign.runtime.run_config import load_run_config
+from cosalign.runtime.safety_config_files import run_taxonomy
 from cosalign.store.storage import open_storage, write_uri
 
 
@@ -141,7 +142,7 @@ def _lines(examples: Iterable[LabelledExample]) -> bytes:
 def _opened(profile: str, overrides: tuple[str, ...]) -> tuple[RunConfig, Taxonomy]:
     config = load_run_config(profile, overrides)
     group = config.taxonomy
-    return config, load_taxonomy(group.name, group.version, group.files)
+    return config, run_taxonomy(group)
 
 
 def _plain(example: LabelledExample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from cosalign.domain.fingerprint import Json, content_sha256
 from cosalign.domain.run_config import RunConfig, ScoringGroup
 from cosalign.domain.run_config.judging import GUARD, LABELS, REASONING
-from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.taxonomy_mapping import earlier_versions
 from cosalign.inference.architectures import ENCODERS
 from cosalign.inference.engine_host import EngineHost
@@ -28,6 +28,7 @@ from cosalign.judging.label_protocol import LabelProtocol
 from cosalign.judging.labelled_examples import LabelledExample, LabelledExamples, read_examples
 from cosalign.judging.reasoning import Reasoning
 from cosalign.judging.written_judge import WrittenJudge, written_judge_identity
+from cosalign.runtime.safety_config_files import run_taxonomy, taxonomy_text
 from cosalign.store.storage import Storage, read_uri
 
 
@@ -44,7 +45,7 @@ def judging_identity(config: RunConfig) -> Json:
     judge = judge_identity(config)
     if config.judging.examples is None:
         taxonomy = _taxonomy(config)
-        mappings = earlier_versions(taxonomy, config.taxonomy.files)
+        mappings = earlier_versions(taxonomy, config.taxonomy.files, taxonomy_text)
         return [judge.digest, judge.tokenizer_digest, *(mapping.digest for mapping in mappings)]
     return [judge.digest, config.judging.folds, config.judging.seed]
 
@@ -180,12 +181,12 @@ def _model_judge(
     judge: ModelJudge = EngineJudge(host, storage, model)
     if forms is not None:
         judge = WrittenJudge(host, storage, model, forms)
-    mappings = earlier_versions(taxonomy, config.taxonomy.files)
+    mappings = earlier_versions(taxonomy, config.taxonomy.files, taxonomy_text)
     return carrying_judge(judge, storage, mappings, config.scoring)
 
 
 def _taxonomy(config: RunConfig) -> Taxonomy:
-    return load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    return run_taxonomy(config.taxonomy)
 
 
 def _model_judge_identity(config: RunConfig, model: ModelFolder, mode: str) -> JudgeIdentity:

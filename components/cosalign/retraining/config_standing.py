@@ -128,11 +128,11 @@ def _of_admission(verdict: Verdict, accepted: AcceptedConfig | None) -> tuple[Co
     if not verdict.accepted and accepted is not None:
         message += "; the version that was accepted before stays in force"
     says: Truth = "True" if verdict.accepted else "False"
-    refused: Truth = "True" if verdict.refused else "False"
-    return (
-        Condition(type="Accepted", status=says, reason=reason, message=message),
-        Condition(type="Refused", status=refused, reason=reason, message=message),
-    )
+    accepts = Condition(type="Accepted", status=says, reason=reason, message=message)
+    if verdict.refused:
+        return accepts, Condition(type="Refused", status="True", reason=reason, message=message)
+    nothing = "nobody has to do anything"
+    return accepts, Condition(type="Refused", status="False", reason="NotRefused", message=nothing)
 
 
 def _of_nobody(verdict: Verdict) -> tuple[Condition, ...]:

@@ -20,7 +20,7 @@ from typing import Protocol
 from cosalign.domain.errors import ConfigError, DataError
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
-from cosalign.domain.taxonomy import Taxonomy, load_taxonomy
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
 from cosalign.runtime.executor import ExecutorIo, parse_executor_input
@@ -30,6 +30,7 @@ from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.runtime.permanent_failure import attempt
 from cosalign.runtime.result_notes import note_result
 from cosalign.runtime.run_config import read_run_config, run_config_digest
+from cosalign.runtime.safety_config_files import run_taxonomy
 from cosalign.runtime.shares import all_shares
 from cosalign.runtime.usage import metered
 from cosalign.runtime.version import VERSION
@@ -196,7 +197,7 @@ def opened_step(
 ) -> tuple[StepContext, Lineage]:
     """A step's context, and all that its result depends on."""
     storage = open_storage(config.storage.root)
-    taxonomy = load_taxonomy(config.taxonomy.name, config.taxonomy.version, config.taxonomy.files)
+    taxonomy = run_taxonomy(config.taxonomy)
     context = StepContext(config, storage, taxonomy, inputs, order=order)
     return context, _lineage(step, context)
 

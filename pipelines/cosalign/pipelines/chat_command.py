@@ -101,11 +101,10 @@ def _load(run: TrainedRun, system: str, name: str) -> Pair:
 
 def _system_prompt(run: TrainedRun, config_file: str) -> str:
     from cosalign.domain.config_rendering import render_safety_config
-    from cosalign.domain.taxonomy import load_taxonomy
-    from cosalign.runtime.safety_config_files import read_safety_configs
+    from cosalign.runtime.safety_config_files import read_safety_configs, run_taxonomy
 
     group = run.config.taxonomy
-    taxonomy = load_taxonomy(group.name, group.version, group.files)
+    taxonomy = run_taxonomy(group)
     found = read_safety_configs([config_file], {f"{taxonomy.name} {taxonomy.version}": taxonomy})
     if len(found) != 1:
         raise UserError(f"--config {config_file}: holds {len(found)} safety configs; name one file")
