@@ -56,6 +56,7 @@ from cosalign.training.stage_history import read_history
 TOPICS = ("alcohol", "gambling", "tattoos", "dating", "astrology", "candy", "parties")
 CONFIGS = 16
 PROFILE = "profiles/demo.yaml"
+FOLDER = Path("cosalign-out/bench-increment")
 SETTINGS = (
     "prompts.held_out_share=0.25",
     "synthesis.regional_share=0.5",
@@ -515,7 +516,7 @@ def results(bench: Bench, done: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     """Carries out what is not done yet, measures, and publishes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("cosalign-out/bench-increment"))
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--increments", type=int, default=1)
     parser.add_argument("--alternatives", action="store_true", help="the first in other ways too")
     parser.add_argument("--minutes", type=float, help="end this piece after so many minutes")
