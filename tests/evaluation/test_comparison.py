@@ -28,6 +28,7 @@ def run(
     *,
     configs: list[dict[str, Any]] | None = None,
     judge: str = "j",
+    rules: str | None = "r",
     **more: Any,
 ) -> Compared:
     """A run whose system dpo made these scores of these prompts."""
@@ -35,7 +36,7 @@ def run(
     rows += [item_row("base", prompt, -1.0, **more) for prompt in values]
     models = {
         "dpo": {"uri": f"double:{label}", "digest": label},
-        "judge": {"uri": judge, "digest": judge},
+        "judge": {"uri": judge, "digest": judge, **({"rules": rules} if rules else {})},
     }
     card = {"settings": SETTINGS, "models": models, "systems": ["base", "dpo"], "gate": None}
     return Compared(
@@ -76,6 +77,14 @@ def test_other_judges_are_pointed_out() -> None:
     assert found["warnings"] == [
         "b was measured with another judge than a: its scores and theirs are not on one scale"
     ]
+
+
+def test_other_rules_for_one_judges_answers_are_pointed_out() -> None:
+    found = compare([run("a", {"p": 0.2}), run("b", {"p": 0.6}, rules="others")])
+    (warning,) = found["warnings"]
+    assert "b was measured with other rules" in warning
+    # A scorecard of an earlier release does not say, and is not accused.
+    assert not compare([run("a", {"p": 0.2}, rules=None), run("b", {"p": 0.6})])["warnings"]
 
 
 def test_any_number_of_runs_stands_against_the_first() -> None:

@@ -194,6 +194,18 @@ def test_settings_that_change_the_result_make_a_new_one(
     assert other.fingerprint != first.fingerprint
 
 
+def test_the_card_says_by_which_rules_answers_became_labels(tmp_path: Path, regions: Path) -> None:
+    def rules(threshold: float, **evaluation: object) -> str:
+        config = run_config(tmp_path, **evaluation)
+        scoring = config.scoring.model_copy(update={"threshold": threshold})
+        config = config.model_copy(update={"scoring": scoring})
+        card = json.loads(file(config, run(config)[0], "scores"))
+        return str(card["models"]["judge"]["rules"])
+
+    assert rules(0.5) == rules(0.5, prompts_per_config=2)
+    assert rules(0.5) != rules(0.9)
+
+
 def test_metrics_are_flat_and_complete(tmp_path: Path, regions: Path) -> None:
     config = run_config(tmp_path)
     manifest, _ = run(config)

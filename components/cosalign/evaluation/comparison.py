@@ -170,11 +170,14 @@ def _warnings(runs: Sequence[Compared], overall: dict[str, Any]) -> list[str]:
     first, found = runs[0], []
     told = {
         "judge": "another judge than {first}: its scores and theirs are not on one scale",
+        "rules": "other rules for the judge's answers (criteria, thresholds, calibration or second "
+        "judge) than {first}: its scores and theirs are not on one scale",
         "tokens": "another limit on an answer's length than {first}",
     }
     for run in runs[1:]:
         differs = {
-            "judge": _judge(run) != _judge(first),
+            "judge": _judge(run, "digest") != _judge(first, "digest"),
+            "rules": _other_rules(run, first),
             "tokens": run.card["settings"].get("max_tokens")
             != first.card["settings"].get("max_tokens"),
         }
@@ -191,6 +194,13 @@ def _warnings(runs: Sequence[Compared], overall: dict[str, Any]) -> list[str]:
     return found
 
 
-def _judge(run: Compared) -> str | None:
-    digest: str | None = run.card.get("models", {}).get("judge", {}).get("digest")
-    return digest
+def _other_rules(run: Compared, first: Compared) -> bool:
+    """Whether one judge's answers became labels in two ways; older scorecards do not say."""
+    rules, theirs = _judge(run, "rules"), _judge(first, "rules")
+    same_judge = _judge(run, "digest") == _judge(first, "digest")
+    return same_judge and None not in (rules, theirs) and rules != theirs
+
+
+def _judge(run: Compared, field: str) -> str | None:
+    found: str | None = run.card.get("models", {}).get("judge", {}).get(field)
+    return found

@@ -140,7 +140,7 @@ class EvaluationStep:
         draft.metrics.update(adherence.metrics)
         stored = _write_tables(context, draft, items, done)
         card = _scorecard(context, stored, items.counts)
-        _name_models(card, systems, judge.identity)
+        _name_models(card, systems, judge.identity, _judge_rules(context))
         card["judge"] = measured
         card["warnings"] += judge_warnings(measured)
         models = stored_models((system.name, system.model) for system in systems)
@@ -238,10 +238,24 @@ def _write_tables(
     return read_items(rows, configs, context.config.evaluation.system_names)
 
 
-def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity) -> None:
+def _judge_rules(context: StepContext) -> str:
+    """Digest of all that makes labels of a judge's answers: who reads two scores must know it."""
+    config = context.config
+    return fingerprint(
+        "judge rules",
+        {
+            "judge": judging_identity(config),
+            "second_judge": escalation_identity(config),
+            "protocol": response_protocol(context.taxonomy).digest,
+            "scoring": scoring_identity(config),
+        },
+    )
+
+
+def _name_models(card: Scorecard, systems: list[System], judge: JudgeIdentity, rules: str) -> None:
     models = {system.name: system.model for system in systems}
     card["models"] = {n: {"uri": m.uri, "digest": m.digest} for n, m in models.items()}
-    card["models"]["judge"] = {"uri": judge.uri, "digest": judge.digest}
+    card["models"]["judge"] = {"uri": judge.uri, "digest": judge.digest, "rules": rules}
     own = [name for name, model in models.items() if model.digest == judge.model_digest]
     if own:
         card["warnings"].append(
