@@ -166,11 +166,12 @@ def test_what_examples_leave_open_is_counted_and_not_used(tmp_path: Path) -> Non
 
 
 def test_unanswered_rows_are_counted(tmp_path: Path) -> None:
-    given = examples()
+    # So many that the double, which is unsure now and then, leaves some open.
+    given = examples(400)
     unknown = sum(np.isnan(raw(tmp_path, given, "violence")))
     found = outcome_of(calibrated(tmp_path, given), "violence")
     assert found.unanswered == unknown > 0
-    assert found.rows == 60 - unknown
+    assert found.rows == 400 - unknown
 
 
 def test_grades_are_compared(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_questions_are_found_by_name() -> None:
     "change",
     [
         {"id": "other"},
-        {"version": "2"},
+        {"version": "next"},
         {"rubric": "Other words."},
         {"evidence": "<REQUEST>{prompt}</REQUEST> {response}"},
         {"answer_prefix": "Result:"},
