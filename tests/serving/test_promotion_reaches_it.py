@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections import Counter
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,17 @@ def test_a_model_is_swapped_and_rolled_back_under_load(
 
 
 class OneAddress:
-    """Two servers behind one address: each connection meets one of them, as behind a Service."""
+    """Servers behind one address: each connection meets the next one, as behind a balancer."""
 
     def __init__(self, *servers: StandInServer) -> None:
-        self._servers = servers
+        self._turn = cycle(servers)
+        self._met: dict[tuple[str, int], StandInServer] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._servers[scope["client"][1] // 2 % 2](scope, receive, send)
+        client = tuple(scope["client"])
+        if client not in self._met:
+            self._met[client] = next(self._turn)
+        await self._met[client](scope, receive, send)
 
 
 def test_a_swap_behind_one_address_loses_no_request(

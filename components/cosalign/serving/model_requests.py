@@ -32,7 +32,7 @@ from cosalign.serving.upstreams import Endpoint, UpstreamPool
 
 ATTEMPTS = 4
 """Servers that are asked before a request is given up."""
-MISMATCHES = 16
+MISMATCHES = 24
 """Answers that a server has another model; they cost a millisecond."""
 RETRY_SECONDS = 5.0
 _ELSEWHERE = frozenset({429, 502, 503})
@@ -135,8 +135,9 @@ class ModelRequests:
 
     def _route(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint] | None:
         candidates = self._follower.candidates
-        if turn % 2 and not self._pool.each_alone:
-            # Behind one address the promoted model and the one before are met by chance.
+        if (turn + 1) // 2 % 2 and not self._pool.each_alone:
+            # Behind one address the promoted model and the one before are met by chance, or in
+            # turn: A B B A A B B meets two servers that take turns, where A B A B may miss both.
             candidates = candidates[::-1]
         for model in candidates:
             endpoint = self._pool.choose(model.served_name, tried)
