@@ -13,11 +13,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cosalign.domain.errors import (
     EXIT_RETRY,
@@ -142,33 +140,49 @@ def run_launcher(command: list[str]) -> int:
         command: The launcher with its arguments.
     """
     env = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
-    process = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
-        command,
-        env=env,
-        preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509
-    )
-    with _terminations_passed_on(process) as received:
-        code = process.wait()
-    return code or (EXIT_RETRY if received else 0)
+    with _Terminations() as terminations:
+        process = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
+            command,
+            env=env,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # noqa: PLW1509
+        )
+        try:
+            terminations.pass_on_to(process)
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    return code or (EXIT_RETRY if terminations.came else 0)
 
 
-@contextmanager
-def _terminations_passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """A SIGTERM to the step goes to the ranks, who may save first and say how they ended."""
-    received: list[int] = []
+class _Terminations:
+    """A SIGTERM to the step goes to the ranks, who may save first and say how they ended.
 
-    def pass_on(number: int, _frame: object) -> None:
-        received.append(number)
-        process.send_signal(number)
+    One that comes while the launcher is being started is kept for it.
+    """
 
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
+    def __init__(self) -> None:
+        self.came = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._received)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def pass_on_to(self, process: subprocess.Popen[bytes]) -> None:
+        """Names the launcher."""
+        self._process = process
+        if self.came:
             process.terminate()
-            process.wait()
+
+    def _received(self, number: int, _frame: object) -> None:
+        self.came = True
+        if self._process is not None:
+            self._process.send_signal(number)
 
 
 def failure_of(reports: Path, code: int) -> CosalignError:
