@@ -49,13 +49,13 @@ def test_it_tries_the_release_s_storage_under_the_runs_account() -> None:
 
 
 def test_its_program_exists_and_takes_these_arguments() -> None:
-    from cosalign.runtime.install_check import check
+    from cosalign.runtime.install_check import parser
 
     (container,) = _pod(VALUES)["spec"]["containers"]
     assert container["command"] == ["python", "-m", "cosalign.runtime.install_check"]
-    context = check.make_context("check", list(container["args"]))
-    assert context.params["storage"] == "gs://bucket/root"
-    assert len(context.params["files"]) == 2
+    given = parser().parse_args(container["args"])
+    assert given.storage == "gs://bucket/root"
+    assert len(given.files) == 2
 
 
 def test_it_gets_the_environment_of_all_pods() -> None:

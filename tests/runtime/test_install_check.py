@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cosalign.domain.errors import ConfigError, StorageError
+from cosalign.runtime.import_walk import third_party_imports
 from cosalign.runtime.install_check import storage_roots, try_storage
 from cosalign.store.local import LocalStorage
 from cosalign.store.storage import open_storage
@@ -76,3 +77,8 @@ def test_the_program_says_what_is_wrong_and_fails(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert str(blocked) in done.stderr
+
+
+def test_it_needs_nothing_that_a_run_s_smallest_image_lacks() -> None:
+    held = third_party_imports("cosalign.pairing.__main__")
+    assert set(third_party_imports("cosalign.runtime.install_check")) <= set(held)

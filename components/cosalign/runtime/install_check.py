@@ -8,10 +8,10 @@ missing permission is found in seconds and not after hours of a first run.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from uuid import uuid4
-
-import click
 
 from cosalign.domain.errors import StorageError
 from cosalign.runtime.exit_codes import run_and_exit_code
@@ -21,7 +21,7 @@ from cosalign.store.storage import open_storage
 FOLDER = "install-check"
 
 
-def storage_roots(files: tuple[str, ...]) -> list[str]:
+def storage_roots(files: Sequence[str]) -> list[str]:
     """The storage roots of some run configs, each once.
 
     Raises:
@@ -47,18 +47,26 @@ def try_storage(address: str) -> None:
         raise StorageError(f"{address}: read back something else than was written at {path}")
 
 
-@click.command()
-@click.argument("files", nargs=-1, metavar="[RUN_CONFIG]...")
-@click.option("--storage", metavar="ADDRESS", help="A storage root beside those of run configs.")
-def check(files: tuple[str, ...], storage: str | None) -> None:
-    """Read run configs, and write to and read from the storage that they name."""
+def parser() -> argparse.ArgumentParser:
+    """What the program takes; argparse, since a run's smallest image holds no library for it."""
+    made = argparse.ArgumentParser(prog="install_check", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("files", nargs="*", metavar="RUN_CONFIG")
+    made.add_argument(
+        "--storage", metavar="ADDRESS", help="a storage root beside those of run configs"
+    )
+    return made
+
+
+def check(files: Sequence[str], storage: str | None) -> None:
+    """Reads run configs, and writes to and reads from the storage that they name."""
     roots = storage_roots(files)
     for file in files:
-        click.echo(f"{file}: a run config")
+        print(f"{file}: a run config")  # noqa: T201
     for address in dict.fromkeys([*roots, *([storage] if storage else [])]):
         try_storage(address)
-        click.echo(f"{address}: written, read, deleted")
+        print(f"{address}: written, read, deleted")  # noqa: T201
 
 
 if __name__ == "__main__":
-    sys.exit(run_and_exit_code(lambda: check(standalone_mode=False)))
+    given = parser().parse_args()
+    sys.exit(run_and_exit_code(lambda: check(given.files, given.storage)))
