@@ -108,6 +108,7 @@ def test_its_account_may_do_what_it_needs_and_nothing_else() -> None:
     needed = {
         ("get", "cosalign.dev/safetyconfigs", "*"),
         ("list", "cosalign.dev/safetyconfigs", "*"),
+        ("get", "cosalign.dev/safetyconfigs/status", "*"),
         ("patch", "cosalign.dev/safetyconfigs/status", "*"),
         ("create", "/events", "*"),
         *((verb, f"{kfp}/runs", "*") for verb in ("create", "get", "list", "terminate")),
