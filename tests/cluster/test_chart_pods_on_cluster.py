@@ -98,7 +98,8 @@ def values(kubeflow: FakeKubeflow, store: str, tmp_path_factory: pytest.TempPath
         "runConfigs": {"weekly": {"prompts": {"limit": 1000}}},
         "trainer": {
             "enabled": True, "gpusPerNode": 1, "cpu": "100m", "memory": "3Gi",
-            "sharedMemory": "1Gi", "scratch": "1Gi", "nodeSelector": {},
+            "sharedMemory": "1Gi", "scratch": "1Gi",
+            "nodeSelector": {"cloud.google.com/gke-accelerator": None},
         },
     }  # fmt: skip
     file.write_text(yaml.safe_dump(given), "utf-8")
