@@ -118,7 +118,7 @@ def test_the_model_is_fetched_by_the_pointer_and_run_from_the_file_that_names_it
     assert server["args"][:2] == ["--config", "/models/vllm.yaml"]
     mounts = {m["mountPath"]: m for m in server["volumeMounts"]}
     assert mounts["/models"]["readOnly"] is True
-    assert server["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "1"
     none = merged_model(gpus=0)
     (server,) = pod(render(none), f"{NAME}-model")["spec"]["containers"]
     assert "nvidia.com/gpu" not in server["resources"]["limits"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -119,6 +120,27 @@ def server_minor() -> int:
     """The server's minor version."""
     version = json.loads(on_cluster("get", "--raw", "/version"))
     return int("".join(filter(str.isdigit, version["minor"])))
+
+
+EARLIER = {
+    ("batch/v1", "CronJob"): "batch/v1beta1",
+    ("policy/v1", "PodDisruptionBudget"): "policy/v1beta1",
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): "autoscaling/v2beta2",
+}
+"""Versions with the same fields, by which servers of 1.20 know what later ones have under these."""
+
+
+def as_this_server_knows(manifests: str) -> str:
+    """Manifests as Helm wrote them, but for versions of kinds that this server has under others."""
+    parts = re.split(r"^---\n", manifests, flags=re.MULTILINE)
+    return "---\n".join(map(_renamed, parts)) if _is_old() else manifests
+
+
+def _renamed(manifest: str) -> str:
+    item = yaml.load(manifest, yaml.CSafeLoader) or {}
+    now = str(item.get("apiVersion"))
+    earlier = EARLIER.get((now, str(item.get("kind"))), now)
+    return manifest.replace(f"apiVersion: {now}\n", f"apiVersion: {earlier}\n", 1)
 
 
 def _is_old() -> bool:
