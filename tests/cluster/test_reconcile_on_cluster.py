@@ -3,7 +3,7 @@
 All of it on a cluster: the chart with its images, SafetyConfigs by ``kubectl``, approvals by people
 with SSH keys, reconcile from the CronJob's own template (made a Job by hand, as old servers know no
 ``batch/v1`` CronJob), runs submitted to a Kubeflow that this machine plays, and carried out task by
-task as Jobs. The model is tiny and really trained, engines and judge are doubles, the gate is
+task as Jobs. The model is tiny, really trained, served by vLLM and its own judge, the gate is
 lenient: what is shown is that every part does its work and that nothing is done twice, not that a
 region is served well.
 """
@@ -67,6 +67,7 @@ LENIENT: dict[str, Any] = {
 }  # fmt: skip
 GIVEN = f"gs://{BUCKET}/given"
 FAIR = {"name": "fair", "version": "1"}
+GENERATORS = PROFILE["synthesis"]["generators"]
 THREE = (
     document("mc-casino", "gambling", taxonomy=FAIR),
     document("no-school", taxonomy=FAIR),
@@ -238,11 +239,23 @@ def desk(
 def _values(store: World, kubeflow: FakeKubeflow, approvers: Object) -> Object:
     weekly = {
         **PROFILE,
-        "models": {**PROFILE["models"], "base": f"{GIVEN}/tiny"},
+        "models": {
+            "base": f"{GIVEN}/tiny",
+            "engine": {"max_model_len": 4096, "kv_cache_gib": 1, "flush_rows": 4},
+        },
         "taxonomy": {**FAIR, "files": [f"{GIVEN}/taxonomy.yaml"]},
         "prompts": {**PROFILE["prompts"], "files": [f"{GIVEN}/prompts.jsonl"]},
+        "synthesis": {
+            "generators": [{**generator, "max_tokens": 12} for generator in GENERATORS],
+            "regional_share": 0.5,
+        },
         "training": {"sft": STAGE, "dpo": {**STAGE, "learning_rate": 1.0e-4}},
-        "evaluation": {"prompts_per_config": 4, "bootstrap": 100, "systems": ["ica", "dpo"]},
+        "evaluation": {
+            "prompts_per_config": 4,
+            "bootstrap": 100,
+            "max_tokens": 12,
+            "systems": ["ica", "dpo"],
+        },
         "gate": LENIENT,
     }
     kept = {key: approvers[key] for key in ("installation", "people")}

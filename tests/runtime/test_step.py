@@ -158,6 +158,16 @@ def test_nothing_else_of_the_inputs_does(changes: dict[str, Any], config: RunCon
     assert brew(step, config, **changes)[1]
 
 
+def test_a_model_below_the_root_is_the_same_in_another_root(tmp_path: Path) -> None:
+    made = set()
+    for name in ("here", "there"):
+        root = open_storage(str(tmp_path / name)).uri
+        config = load_run_config("small", [f"storage.root={root}", "prompts.limit=3"])
+        given = malted(root, models={"yeast": f"{root}/yeast"})
+        made.add(run_step(Brewing(), config, {"malting": given})[0].fingerprint)
+    assert len(made) == 1
+
+
 def test_an_input_that_lacks_what_the_step_takes_is_refused(config: RunConfig) -> None:
     with pytest.raises(DataError, match="the manifest of malting names no 'yeast'; run that step"):
         brew(Brewing(), config, models={})

@@ -250,7 +250,8 @@ def _input_identity(manifest: StepManifest, item: str) -> Json:
     if item in manifest.tables:
         return manifest.tables[item].sha256
     if item in manifest.models:
-        return manifest.models[item]
+        # Trained models are named by what they were made of: the same in any storage root.
+        return manifest.models[item].removeprefix(f"{manifest.storage}/")
     raise DataError(f"the manifest of {manifest.step} names no {item!r}; run that step again")
 
 
