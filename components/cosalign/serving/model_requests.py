@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
 
@@ -32,11 +33,21 @@ from cosalign.serving.upstreams import Endpoint, UpstreamPool
 
 ATTEMPTS = 4
 """Servers that are asked before a request is given up."""
-MISMATCHES = 24
-"""Answers that a server has another model; they cost a millisecond."""
+TURNS = 24
+"""Times that another server is asked at once: it has another model, or, behind an address of
+several, one of them is going. Each costs a millisecond."""
+LISTED_TURNS = 4
+"""Turns in which a model that no server lists is asked for only where none is listed."""
 RETRY_SECONDS = 5.0
 _ELSEWHERE = frozenset({429, 502, 503})
 _REJECTED = frozenset({400, 413, 422})
+
+
+class Unanswered(Enum):
+    """Why a server did not answer: it could not, or another one may at once."""
+
+    FULL = auto()
+    BY_ANOTHER = auto()
 
 
 @dataclass(frozen=True)
@@ -102,9 +113,9 @@ class ModelRequests:
             Refusal: The prompt is too long, no server could take it, or one refuses it.
         """
         tried: list[Endpoint] = []
-        failures = mismatches = 0
-        while failures < ATTEMPTS and mismatches < MISMATCHES:
-            model, endpoint = self._next(tried, mismatches)
+        failures = turns = 0
+        while failures < ATTEMPTS and turns < TURNS:
+            model, endpoint = self._next(tried, turns)
             prompt = await model.prompts.prompt(config.text, request.conversation)
             check_length(prompt, limits, endpoint.models.get(model.served_name))
             body = upstream_body(model.served_name, prompt, request, limits)
@@ -112,7 +123,7 @@ class ModelRequests:
             sent = time.perf_counter()
             try:
                 response = await self._sent(endpoint, prompt.path, body)
-                if response is not None and response.status == HTTPStatus.OK:
+                if isinstance(response, aiohttp.ClientResponse):
                     try:
                         yield ModelAnswer(model, prompt, response, sent)
                         return
@@ -122,36 +133,40 @@ class ModelRequests:
             finally:
                 endpoint.in_flight -= 1
             tried.append(endpoint)
-            failures += response is None
-            mismatches += response is not None
+            failures += response is Unanswered.FULL
+            turns += response is Unanswered.BY_ANOTHER
         raise _nobody("overloaded", "are busy")
 
     def _next(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint]:
         # When all were asked, all are asked again: a connection that was idle may only have ended.
         found = self._route(tried, turn) or self._route([], turn)
+        if found is None and not self._pool.each_alone:
+            # What an address of several lists may be older than its servers.
+            found = self._route([], turn, unlisted=True)
         if found is not None:
             return found
         raise _nobody(*(("overloaded", "are busy") if tried else ("model_unavailable", "are gone")))
 
-    def _route(self, tried: list[Endpoint], turn: int) -> tuple[AnsweringModel, Endpoint] | None:
+    def _route(
+        self, tried: list[Endpoint], turn: int, *, unlisted: bool = False
+    ) -> tuple[AnsweringModel, Endpoint] | None:
         candidates = self._follower.candidates
-        if (turn + 1) // 2 % 2 and not self._pool.each_alone:
+        shared = not self._pool.each_alone
+        if shared and (turn + 1) // 2 % 2:
             # Behind one address the promoted model and the one before are met by chance, or in
             # turn: A B B A A B B meets two servers that take turns, where A B A B may miss both.
             candidates = candidates[::-1]
+        unlisted = unlisted or (shared and turn >= LISTED_TURNS)
         for model in candidates:
-            endpoint = self._pool.choose(model.served_name, tried)
+            endpoint = self._pool.choose(model.served_name, tried, unlisted=unlisted)
             if endpoint is not None:
                 return model, endpoint
         return None
 
     async def _sent(
         self, endpoint: Endpoint, path: str, body: bytes
-    ) -> aiohttp.ClientResponse | None:
-        """The response, closed where it is that the server has not the model.
-
-        ``None`` where another server should be asked.
-        """
+    ) -> aiohttp.ClientResponse | Unanswered:
+        """The response, once it has begun, or why another server should be asked."""
         try:
             response = await self._http.post(
                 endpoint.url + path,
@@ -160,12 +175,15 @@ class ModelRequests:
                 timeout=self._timeout,
                 allow_redirects=False,
             )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
+        except aiohttp.ConnectionTimeoutError:
             self._pool.suspect(endpoint)
-            return None
+            return Unanswered.FULL
+        except aiohttp.ClientConnectorError:
+            self._pool.suspect(endpoint)
+            return self._gone()
         except aiohttp.ServerDisconnectedError:
             # It closed a connection that we held open, or died; its probe tells which.
-            return None
+            return self._gone()
         except TimeoutError:
             raise _timed_out() from None
         except aiohttp.ClientError:
@@ -174,11 +192,15 @@ class ModelRequests:
             return response
         response.close()
         if response.status == HTTPStatus.NOT_FOUND:
-            self._pool.mismatched(endpoint)
-            return response
+            self._pool.suspect(endpoint)
+            return Unanswered.BY_ANOTHER
         if response.status in _ELSEWHERE:
-            return None
+            return Unanswered.FULL
         raise _refused(response.status)
+
+    def _gone(self) -> Unanswered:
+        # Behind an address of several, the next connection meets another.
+        return Unanswered.FULL if self._pool.each_alone else Unanswered.BY_ANOTHER
 
 
 def check_length(prompt: Prompt, limits: Limits, context: int | None) -> None:

@@ -85,14 +85,18 @@ class UpstreamPool:
         """Those that are known."""
         return list(self._endpoints.values())
 
-    def choose(self, model: str, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+    def choose(
+        self, model: str, tried: Collection[Endpoint] = (), *, unlisted: bool = False
+    ) -> Endpoint | None:
         """The least busy server of a model.
 
         Args:
             model: The name that servers list it under.
             tried: Servers that were asked already.
+            unlisted: Whether one that lists other models will do.
         """
-        able = [e for e in self._endpoints.values() if model in e.models and e not in tried]
+        there = [e for e in self._endpoints.values() if e.models and e not in tried]
+        able = [e for e in there if unlisted or model in e.models]
         return min(able, key=lambda endpoint: endpoint.in_flight, default=None)
 
     def busy(self, url: str) -> bool:
@@ -106,13 +110,13 @@ class UpstreamPool:
         self._endpoints.pop(url, None)
 
     def suspect(self, endpoint: Endpoint) -> None:
-        """Notes that a server is not there; the next probe may clear it."""
-        endpoint.models, endpoint.missed = {}, {}
+        """Notes that a server is not there, or has not the model that it was asked for.
 
-    def mismatched(self, endpoint: Endpoint) -> None:
-        """Notes that a server has not the model that it was asked for."""
+        The next probe may clear it. Nothing is noted of an address of several servers: it was one
+        of them.
+        """
         if self.each_alone:
-            self.suspect(endpoint)
+            endpoint.models, endpoint.missed = {}, {}
 
     async def refresh(self) -> None:
         """Asks every server what it serves."""
@@ -131,13 +135,13 @@ class UpstreamPool:
         try:
             models = await self._models(endpoint.url)
             endpoint.unanswered = 0
-        except TimeoutError:
-            # Full of requests, perhaps: a server that was there a moment ago is given more time.
+        except (aiohttp.ClientError, ValueError, OSError) as problem:
+            # Full of requests, perhaps, or one of several that is going: an address that answered
+            # a moment ago is given more time.
             endpoint.unanswered += 1
-            if endpoint.unanswered < PATIENCE:
+            patient = isinstance(problem, TimeoutError) or not self.each_alone
+            if patient and endpoint.unanswered < PATIENCE:
                 return
-            models = {}
-        except (aiohttp.ClientError, ValueError, OSError):
             models = {}
         before = set(endpoint.models)
         # Behind one address there may be several servers, and a probe meets one of them.
