@@ -114,7 +114,7 @@ def _require_link(
     storage: Storage, lineage: Lineage, name: str, manifest: StepManifest, source: str
 ) -> None:
     """Refuses inputs that are not the ones whose digests went into the fingerprint."""
-    known = {ref.sha256 for ref in manifest.tables.values()} | set(manifest.models.values())
+    known = set(manifest.identities.values())
     if manifest.folder != source or not set(lineage.identity["inputs"][name]) <= known:
         raise DataError(
             f"{storage.uri_of(source)}: does not hold the tables that a later step of the run was "

@@ -73,6 +73,16 @@ class StepManifest(StrictModel):
         """Where the result lies, below the storage root."""
         return f"steps/{self.step}/{self.fingerprint}"
 
+    @property
+    def identities(self) -> dict[str, str]:
+        """What a later step depends on, by name: tables by SHA-256, models by address.
+
+        Trained models, which are named by what they were made of, by their path below the root:
+        results are the same in any storage.
+        """
+        models = {name: uri.removeprefix(f"{self.storage}/") for name, uri in self.models.items()}
+        return models | {name: ref.sha256 for name, ref in self.tables.items()}
+
 
 @dataclass
 class ManifestDraft:
@@ -247,11 +257,8 @@ def _lineage(step: Step, context: StepContext) -> Lineage:
 
 
 def _input_identity(manifest: StepManifest, item: str) -> Json:
-    if item in manifest.tables:
-        return manifest.tables[item].sha256
-    if item in manifest.models:
-        # Trained models are named by what they were made of: the same in any storage root.
-        return manifest.models[item].removeprefix(f"{manifest.storage}/")
+    if item in manifest.identities:
+        return manifest.identities[item]
     raise DataError(f"the manifest of {manifest.step} names no {item!r}; run that step again")
 
 
