@@ -77,7 +77,7 @@ def test_a_short_pepper_is_refused(tmp_path: Any) -> None:
                     {
                         "name": "a",
                         "regions": ["ie", "no"],
-                        "keys": [{"id": "0" * 12, "hash": "0" * 64}],
+                        "keys": [{"id": f"k{0:012}", "hash": "0" * 64}],
                     }
                 ]
             },

@@ -38,7 +38,8 @@ class NewKey:
 
 def new_key(pepper: bytes) -> NewKey:
     """A fresh key."""
-    id_ = secrets.token_hex(ID_BYTES)
+    # A letter first: YAML reads 123456789012 and 12e456789012 as numbers.
+    id_ = f"k{secrets.token_hex(ID_BYTES)}"
     key = f"{PREFIX}{id_}-{secrets.token_urlsafe(SECRET_BYTES)}"
     return NewKey(key, id_, key_hash(key, pepper))
 

@@ -5,7 +5,7 @@
     tenants:
       - name: pub-chain
         regions: [ie]
-        keys: [{id: 1f0c…, hash: 93ab…}]           # as `cosalign gateway key` prints them
+        keys: [{id: k1f0c…, hash: 93ab…}]           # as `cosalign gateway key` prints them
         issuers: [corporate]                       # whose tokens may speak for this tenant
         limits: {requests_per_minute: 600}
     issuers:
@@ -63,7 +63,7 @@ class Limits(StrictModel):
 class KeyEntry(StrictModel):
     """An API key at rest."""
 
-    id: str = Field(pattern="^[0-9a-f]{12}$")
+    id: str = Field(pattern="^k[0-9a-f]{12}$")
     hash: str = Field(pattern="^[0-9a-f]{64}$")
     region: str | None = None
     expires: IsoDate | None = None
