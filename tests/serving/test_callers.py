@@ -20,6 +20,7 @@ from starlette.routing import Route
 from tests.serving.world import PEPPER, Running, World, eventually, running
 
 from cosalign.domain.errors import ConfigError
+from cosalign.domain.yaml_text import yaml_value
 from cosalign.serving.api_keys import key_fits, key_hash, key_id, new_key, read_pepper
 from cosalign.serving.tenants import parse_tenants
 
@@ -35,6 +36,15 @@ def test_keys_are_kept_as_hashes_and_no_two_are_alike() -> None:
         assert key_fits(key.key, key.hash, PEPPER)
         assert not key_fits(key.key, key.hash, b"q" * 32)
         assert not key_fits(key.key, None, PEPPER)
+
+
+@pytest.mark.parametrize("random", ["123456789012", "12e456789012", "0b1010101010"])
+def test_an_id_written_without_quotes_is_no_number(
+    random: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda _: random)
+    made = new_key(PEPPER)
+    assert yaml_value(f"id: {made.id}") == {"id": made.id}
 
 
 @given(st.text(max_size=80))
