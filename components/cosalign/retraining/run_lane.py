@@ -130,8 +130,8 @@ class RunOutcome(StrictModel):
     pairs: int = 0
 
 
-class LaneEntry(Link):
-    """One step of a run's life.
+class LaneContent(StrictModel):
+    """One step of a run's life, without its place in the history.
 
     Attributes:
         phase: The step.
@@ -160,6 +160,10 @@ class LaneEntry(Link):
     def active(self) -> bool:
         """Whether the run has not ended, as far as is recorded."""
         return self.phase != "ended"
+
+
+class LaneEntry(LaneContent, Link):
+    """A step as it was recorded."""
 
 
 class RunLane(GuardedHistory[LaneEntry]):
@@ -197,20 +201,6 @@ class RunLane(GuardedHistory[LaneEntry]):
             entry = self._entry(number)
             if entry is not None and entry.phase == "ended":
                 yield entry
-
-
-class LaneContent(StrictModel):
-    """An entry without its place in the history; see :class:`LaneEntry`."""
-
-    phase: Phase
-    plan: RunPlan
-    run: str
-    attempt: int
-    holder: str
-    run_id: str | None = None
-    outcome: RunOutcome | None = None
-    measured: dict[str, Measure] = {}
-    at: str
 
 
 def content_of(entry: LaneEntry) -> LaneContent:
