@@ -59,3 +59,12 @@ def test_an_anchor_that_is_none_is_refused(
 ) -> None:
     assert main(["audit", "verify", "--root", root, "--expect", anchor]) == 2
     assert "NUMBER:DIGEST" in capsys.readouterr().err
+
+
+def test_a_log_that_is_gone_or_elsewhere_is_not_called_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", "verify", "--root", str(tmp_path / "elsewhere")]) == 2
+    found = capsys.readouterr()
+    assert "whole" not in found.out
+    assert f"{tmp_path / 'elsewhere'}: there is no audit log here" in found.err

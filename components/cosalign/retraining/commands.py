@@ -54,7 +54,7 @@ def show_command(
 @click.option("--no-artifacts", is_flag=True, help="Do not hash again what entries name.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def verify_command(root: str, expect: str | None, no_artifacts: bool, as_json: bool) -> None:
-    """Read the whole log and name what was altered; exit code 2 if anything was.
+    """Read the whole log and name what was altered; exit code 2 if anything was or there is none.
 
     An end that was cut off together with the pointer to it can only be seen with --expect: keep
     what this command prints where the log's writers cannot reach it.
@@ -80,9 +80,14 @@ def verify_command(root: str, expect: str | None, no_artifacts: bool, as_json: b
             f"the audit log or what it rests on was altered: {len(found.faults)} faults; restore "
             "what they name from the bucket's versions, and find out who could write there"
         )
+    if tip is None:
+        raise DataError(
+            f"{root}: there is no audit log here; correct --root, or, where there was one, restore "
+            "it from the bucket's versions: nothing that promotes or accepts leaves it empty"
+        )
     if not as_json:
         click.echo(f"{found.entries} entries, {found.artifacts} objects that they rest on: whole")
-        click.echo(f"expect {tip}" if tip else "the log is empty")
+        click.echo(f"expect {tip}")
 
 
 def _anchor(given: str) -> Anchor:
