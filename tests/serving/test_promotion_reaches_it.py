@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections import Counter
+from collections.abc import MutableMapping
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -163,15 +164,22 @@ def test_a_model_is_swapped_and_rolled_back_under_load(
 class OneAddress:
     """Servers behind one address: each connection meets the next one, as behind a balancer."""
 
-    def __init__(self, *servers: StandInServer) -> None:
+    def __init__(self, *servers: StandInServer, keeps_alive: bool = True) -> None:
         self._turn = cycle(servers)
+        self._keeps_alive = keeps_alive
         self._met: dict[tuple[str, int], StandInServer] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         client = tuple(scope["client"])
-        if client not in self._met:
+        if client not in self._met or not self._keeps_alive:
             self._met[client] = next(self._turn)
-        await self._met[client](scope, receive, send)
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and not self._keeps_alive:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._met[client](scope, receive, sent)
 
 
 def test_a_swap_behind_one_address_loses_no_request(
@@ -195,6 +203,26 @@ def test_a_swap_behind_one_address_loses_no_request(
                 one.models = {second.digest: 8192}
                 eventually(partial(load.has_answered, digests[second.digest], 200))
             assert not load.wrong
+
+
+@pytest.mark.parametrize("order", ["ab", "aabb", "aab", "abbb"])
+def test_no_order_in_which_servers_are_met_is_missed_each_time(
+    installation: World, second: ModelFolder, order: str
+) -> None:
+    storage = open_storage(str(installation.storage))
+    first = installation.model
+    servers = {"a": StandInServer({first.digest: 8192}), "b": StandInServer({first.digest: 8192})}
+    address = OneAddress(*(servers[name] for name in order), keeps_alive=False)
+    with running(address) as url:
+        installation.settings["model"] = {"uri": None}
+        installation.settings["upstreams"] = {"urls": [url]}
+        promote(storage, first)
+        with installation.gateway() as found:
+            eventually(found.ready)
+            servers["b"].models = {second.digest: 8192}
+            promote(storage, second)
+            codes = Counter(found.ask("pub").status_code for _ in range(300))
+    assert codes == {200: 300}
 
 
 def test_a_server_that_now_has_another_model_never_answers_as_the_promoted_one(

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
+from secrets import randbelow
 from typing import Any
 
 import aiohttp
@@ -35,7 +36,8 @@ ATTEMPTS = 4
 """Servers that are asked before a request is given up."""
 TURNS = 24
 """Times that another server is asked at once: it has another model, or, behind an address of
-several, one of them is going. Each costs a millisecond."""
+several, one of them is going. Each costs a millisecond; behind one address half of them meet the
+server of the model that they ask for, so that one request in a million is not answered at all."""
 LISTED_TURNS = 4
 """Turns in which a model that no server lists is asked for only where none is listed."""
 RETRY_SECONDS = 5.0
@@ -152,9 +154,10 @@ class ModelRequests:
     ) -> tuple[AnsweringModel, Endpoint] | None:
         candidates = self._follower.candidates
         shared = not self._pool.each_alone
-        if shared and (turn + 1) // 2 % 2:
-            # Behind one address the promoted model and the one before are met by chance, or in
-            # turn: A B B A A B B meets two servers that take turns, where A B A B may miss both.
+        if shared and turn and randbelow(2):
+            # Behind one address requests meet servers of the promoted model and of the one before
+            # in an order of the balancer's. Any fixed order of asking can be in step with it and
+            # miss each time; a coin meets half of any.
             candidates = candidates[::-1]
         unlisted = unlisted or (shared and turn >= LISTED_TURNS)
         for model in candidates:
