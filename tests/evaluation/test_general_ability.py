@@ -193,3 +193,27 @@ def test_the_step_writes_them_beside_the_items(tmp_path: Path, tasks: Path) -> N
     assert [c["config"] for c in configs if c["kind"] == "none"] == ["cards"]
     # The engine that answers scores too.
     assert manifest.counts["engine_starts"] == 4
+
+
+def test_a_document_that_an_engine_left_unanswered_has_no_score(
+    tmp_path: Path, tasks: Path
+) -> None:
+    data = tasks / "questions.jsonl"
+    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    # The right answer stands first, where a likeliest of none would be looked for.
+    rows[0] |= {"choices": ["word " * 5000, "2"], "answer": 0}
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    found, _ = measure(tmp_path, tasks, "cards")
+    assert [(row["h"] is None, row["s"]) for row in found[:6]] == [(True, None)] + [(False, 1)] * 5
+
+
+def test_a_text_too_long_is_continued_from_its_end(tmp_path: Path, tasks: Path) -> None:
+    data = tasks / "questions.jsonl"
+    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    rows[0]["question"] = "word " * 5000 + rows[0]["question"]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    found, _ = measure(tmp_path, tasks, "sums")
+    assert [row["s"] for row in found[:6]] == [1] * 6
+    # A conversation cannot be cut, and is not scored either.
+    found, _ = measure(tmp_path, tasks, "sums", chat=True)
+    assert [row["s"] for row in found[:6]] == [None] + [1] * 5

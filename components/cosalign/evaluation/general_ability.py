@@ -6,7 +6,8 @@ no config, so systems that share a model share their rows' figures, and nothing 
 
 A document's score is the first metric that its task lists, under the task's first filter, where
 that is a number from 0 to 1 for one document (accuracy, exact match). Tasks whose metrics exist
-only for whole corpora (perplexity, BLEU) are refused by name.
+only for whole corpora (perplexity, BLEU) are refused by name. A document with a request that the
+engine left unanswered has no score, whatever the harness made of it (law 4).
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class GeneralTasks:
 
     def _scores(self, model: ModelFolder) -> Iterator[Row]:
         for task in self.settings.tasks:
-            for leaf, score, samples in _evaluated(self.settings, task, self._adapter(model)):
+            asked = self._adapter(model)
+            for leaf, score, samples in _evaluated(self.settings, task, asked):
                 for sample in samples:
-                    yield _row(task, leaf, sample, float(sample[score]))
+                    known = (leaf, sample["doc_id"]) not in asked.unanswered
+                    yield _row(task, leaf, sample, float(sample[score]) if known else None)
 
     def _adapter(self, model: ModelFolder) -> Any:
         _silence()
@@ -192,7 +195,7 @@ def _score_name(name: str, leaf: Any) -> str:
     return first
 
 
-def _row(task: str, leaf: str, sample: Row, score: float) -> Row:
+def _row(task: str, leaf: str, sample: Row, score: float | None) -> Row:
     return {
         "suite": f"{GENERAL}{task}",
         "config": leaf,
@@ -203,7 +206,7 @@ def _row(task: str, leaf: str, sample: Row, score: float) -> Row:
         "risk_mask": 0,
         "known_mask": 0,
         "h": score,
-        "s": 1,
+        "s": None if score is None else 1,
     }
 
 

@@ -15,8 +15,10 @@ Imports lm-evaluation-harness: import it inside functions (extra ``evaluation-ge
 from __future__ import annotations
 
 import json
+from itertools import accumulate, pairwise
 from typing import Any
 
+import pyarrow as pa
 from lm_eval.api.model import LM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -25,7 +27,7 @@ from cosalign.inference.continuations import (
     score_continuations,
     write_continuations,
 )
-from cosalign.inference.engine import Messages, Sampling
+from cosalign.inference.engine import Messages, Sampling, TokenIds
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.generation import Wanted, generate_responses
 from cosalign.inference.hf_tokenizer import document_start, load_tokenizer
@@ -40,13 +42,20 @@ CHAT_MARK = "cosalign chat "
 
 
 class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
-    """One model; see the module's docstring."""
+    """One model; see the module's docstring.
+
+    Attributes:
+        unanswered: Task and document number of documents of which the engine left a request
+            unanswered. The harness knows no missing answers and scores what it is given in their
+            place; such a score says nothing (law 4).
+    """
 
     def __init__(self, host: EngineHost, storage: Storage, model: ModelFolder) -> None:
         super().__init__()
         self._host = host
         self._storage = storage
         self._model = model
+        self.unanswered: set[tuple[str, int]] = set()
         self._tokenizer = load_tokenizer(model)
         self._start = document_start(self._tokenizer)
 
@@ -72,7 +81,9 @@ class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
         disable_tqdm: bool = False,  # noqa: ARG002
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is the greedy one."""
-        return self._scored([self._pair(*request.args) for request in requests])
+        scored, failed = self._scored([self._pair(*request.args) for request in requests])
+        self._note(requests, failed)
+        return scored
 
     def loglikelihood_rolling(
         self,
@@ -81,8 +92,10 @@ class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
     ) -> list[float]:
         """Log-probability of each whole text, in windows that do not overlap."""
         windows = [self._windows(request.args[0]) for request in requests]
-        scored = iter(self._scored([window for own in windows for window in own]))
-        return [sum(next(scored)[0] for _ in own) for own in windows]
+        scored, failed = self._scored([window for own in windows for window in own])
+        ends = list(accumulate(map(len, windows), initial=0))
+        self._note(requests, [any(failed[a:b]) for a, b in pairwise(ends)])
+        return [sum(score for score, _ in scored[a:b]) for a, b in pairwise(ends)]
 
     def generate_until(
         self,
@@ -98,8 +111,13 @@ class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
             _, done = generate_responses(self._host, self._storage, self._model, wanted, work)
         else:
             texts = [self._start + self._tokenizer.encode_plain(r.args[0]) for r in requests]
-            plain = list(zip(texts, sampling, strict=True))
+            fitting = [
+                _cut_before(text, self._room + 1 - one.max_tokens)
+                for text, one in zip(texts, sampling, strict=True)
+            ]
+            plain = list(zip(fitting, sampling, strict=True))
             done = write_continuations(self._host, self._storage, self._model, plain, work)
+        self._note(requests, _failed(done.rows))
         written = done.rows.column("text").to_pylist()
         return [_cut(text, r.args[1]) for text, r in zip(written, requests, strict=True)]
 
@@ -134,20 +152,37 @@ class HarnessModel(LM):  # type: ignore[misc]  # the harness ships no types
         """Tokens that a continuation and its context may have; one is left to generate."""
         return self._host.settings.max_model_len - 1
 
-    def _scored(self, wanted: list[Continuation]) -> list[tuple[float, bool]]:
+    def _scored(self, wanted: list[Continuation]) -> tuple[list[tuple[float, bool]], list[bool]]:
+        """Log-probability and greediness of each, and which of them have none."""
         fitting = [self._fitted(item) for item in wanted]
         work = f"general_scores_{self._model.digest[:12]}"
         done = score_continuations(self._host, self._storage, self._model, fitting, work)
-        columns = (done.rows.column(n).to_pylist() for n in ("log_prob", "greedy", "failure"))
-        return [
-            (float("-inf") if failure is not None else log_prob, greedy)
-            for log_prob, greedy, failure in zip(*columns, strict=True)
+        failed = _failed(done.rows)
+        columns = (done.rows.column(n).to_pylist() for n in ("log_prob", "greedy"))
+        scored = [
+            (float("-inf") if missing else log_prob, greedy)
+            for log_prob, greedy, missing in zip(*columns, failed, strict=True)
         ]
+        return scored, failed
+
+    def _note(self, requests: list[Any], failed: list[bool]) -> None:
+        for request, missing in zip(requests, failed, strict=True):
+            if missing:
+                self.unanswered.add((request.task_name, request.doc_id))
 
     def _fitted(self, item: Continuation) -> Continuation:
         """A context too long is cut at its beginning, as in the harness's own models."""
-        room = max(1, self._room - len(item.following))
-        return Continuation(item.context[-room:], item.following)
+        context = _cut_before(item.context, self._room - len(item.following))
+        return Continuation(context, item.following)
+
+
+def _cut_before(context: TokenIds, room: int) -> TokenIds:
+    return context[-max(1, room) :]
+
+
+def _failed(rows: pa.Table) -> list[bool]:
+    missing: list[bool] = rows.column("failure").is_valid().to_pylist()
+    return missing
 
 
 def _chat(context: str) -> tuple[Messages, str]:
