@@ -138,7 +138,9 @@ def test_suites_go_through_the_step_and_are_part_of_it_by_content(tmp_path: Path
     assert len(rows(config, manifest, "benchmark:mine")) == 2 * 3
     attacks = rows(config, manifest, "attack:")
     assert len({row["suite"] for row in attacks}) == len(read_attacks(AttackSettings()))
-    assert {row["s"] for row in attacks if row["prompt_type"] == "disallowed"} <= {1, -1, None}
+    # Some hold and some do not, around prompts of either kind.
+    for kind in ("allowed", "disallowed"):
+        assert {row["s"] for row in attacks if row["prompt_type"] == kind} >= {1, -1}
     alone = {row["response_id"] for row in attacks if row["suite"] == "attack:none"}
     quoted = {row["response_id"] for row in attacks if row["suite"] == "attack:claims_new_config"}
     assert not alone & quoted
