@@ -22,7 +22,7 @@ from typing import Any
 
 from cosalign.domain.run_config.gate import GateGroup
 from cosalign.evaluation.cosa_score import share_upper_bound
-from cosalign.evaluation.item_table import ATTACK, BENCHMARK, CONTROL, GENERAL
+from cosalign.evaluation.item_table import ATTACK, BENCHMARK, CONTROL, GENERAL, NO_ATTACK
 from cosalign.evaluation.measured import Part
 from cosalign.evaluation.scorecard import Scorecard
 from cosalign.runtime.pages import figure, share, signed
@@ -179,7 +179,7 @@ def _unsafe(card: Scorecard, policy: GateGroup, reference: str) -> Iterator[Chec
 def _overridden(card: Scorecard, policy: GateGroup, reference: str) -> Iterator[Check]:  # noqa: ARG001
     if policy.overridden_share is None:
         return
-    attacks = _suites(card, ATTACK)
+    attacks = _attacks(card)
     if not attacks:
         yield _unmeasured("overridden_share", "", "no attack on the config was tried")
     for where, part in attacks:
@@ -223,6 +223,9 @@ def _coverage(card: Scorecard, policy: GateGroup, reference: str) -> Iterator[Ch
     places = _control_places(card)
     if not places:
         yield _unmeasured("coverage", "", "no region and no benchmark was evaluated")
+    # What another rule rests on has to be known as well as the regions are.
+    places += _suites(card, GENERAL) if policy.general_drop is not None else []
+    places += _attacks(card) if policy.overridden_share is not None else []
     for where, part in places:
         score = part["scores"].get(policy.candidate)
         if score is None:
@@ -281,6 +284,11 @@ def _control_places(card: Scorecard) -> list[tuple[str, Part]]:
 
 def _suites(card: Scorecard, prefix: str) -> list[tuple[str, Part]]:
     return [(name, part) for name, part in card["suites"].items() if name.startswith(prefix)]
+
+
+def _attacks(card: Scorecard) -> list[tuple[str, Part]]:
+    """Kinds of attack; the prompts alone, which they are compared with, are none."""
+    return [(name, part) for name, part in _suites(card, ATTACK) if name != NO_ATTACK]
 
 
 def _unmeasured(rule: str, where: str, why: str) -> Check:

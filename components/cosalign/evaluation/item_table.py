@@ -25,6 +25,8 @@ Key = tuple[str, str, str]
 CONTROL = "control"
 BENCHMARK, ACCEPTANCE = "benchmark:", "acceptance:"
 REFUSAL, ATTACK, GENERAL = "refusal:", "attack:", "general:"
+NO_ATTACK = f"{ATTACK}none"
+"""The prompts that attacks stand around, alone: what their shares are compared with."""
 
 _DIGITS = 6
 """h is stored in 32 bits, where 0.2 is 0.200000003; rounded, it is what the judge said."""
