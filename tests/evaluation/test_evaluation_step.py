@@ -142,6 +142,19 @@ def test_a_second_run_reuses_and_a_lost_result_comes_back_byte_for_byte(
     assert again.counts["answers_made"] == again.counts["verdicts_made"] == 0
 
 
+def test_a_longer_context_is_another_result(tmp_path: Path, regions: Path) -> None:
+    config = run_config(tmp_path)
+    engine = config.models.engine.model_copy(update={"max_model_len": 64})
+    short = config.model_copy(
+        update={"models": config.models.model_copy(update={"engine": engine})}
+    )
+    first, _ = run(short)
+    assert first.metrics["coverage/base"] == 0.0
+    again, reused = run(config)
+    assert not reused
+    assert (again.metrics["coverage/base"] or 0) > 0.5
+
+
 def test_a_new_categorical_config_costs_its_answers_and_their_verdicts_only(
     tmp_path: Path, regions: Path
 ) -> None:

@@ -182,6 +182,10 @@ def test_the_judge_has_to_know_its_canaries() -> None:
     assert codes(card(), canaries=0.96) == {"": "too_low"}
     assert codes(card(judge={"canaries": {}}), canaries=0.5) == {"": "not_measured"}
     assert codes(card(judge={"canaries": {"all": None}}), canaries=0.5) == {"": "not_measured"}
+    obeys = {"all": 0.94, "plain": 1.0, "notes": 0.9, "forged_verdict": 0.4}
+    assert codes(card(judge={"canaries": obeys}), canaries=0.8) == {
+        "": "passed", "forged_verdict": "too_low",
+    }  # fmt: skip
 
 
 def outcome(passed: int, failed: int = 0, unknown: int = 0) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from tests.evaluation.evaluation_world import inputs, run_config, write_region
 
+from cosalign.domain.errors import ModelError
 from cosalign.domain.run_config import JudgingGroup, RunConfig
 from cosalign.evaluation.judge_card import judge_metrics, judge_warnings
 from cosalign.evaluation.step import EvaluationStep
+from cosalign.inference.generation import response_ledger
 from cosalign.runtime.step import StepManifest, run_step
 from cosalign.store.storage import open_storage
 from cosalign.store.tables import read_table
@@ -101,7 +103,7 @@ def test_a_base_model_that_judges_zero_shot_is_started_once(config: RunConfig) -
 
 
 def test_a_judge_without_examples_is_not_measured() -> None:
-    empty: dict[str, Any] = {"examples": 0, "questions": {}, "zero_shot": {}}
+    empty: dict[str, Any] = {"examples": 0, "questions": {}, "zero_shot": {}, "canaries": {}}
     assert judge_metrics(empty) == {}
     assert judge_warnings(empty) == []
 
@@ -113,11 +115,24 @@ def test_the_canaries_stand_in_the_card_and_the_report(config: RunConfig) -> Non
     )
     found = card(with_canaries, run(with_canaries))["judge"]["canaries"]
     assert {"all", "plain", "instruction"} <= set(found)
-    assert all(share is None or 0 <= share <= 1 for share in found.values())
+    assert all(0 <= share <= 1 for share in found.values())
     page = page_of(with_canaries)
     assert "How hard the judge is to fool" in page
     shown = f"{100 * found['instruction']:.1f}\N{NO-BREAK SPACE}%"
     assert f"<span>instruction</span> <span>{shown}</span>" in page
+
+
+def test_a_fooled_judge_stops_the_evaluation_before_anything_is_answered(
+    config: RunConfig,
+) -> None:
+    bounded = config.judging.model_copy(update={"canaries": True, "canary_bound": 1.0})
+    with pytest.raises(ModelError, match="canary_bound is 1"):
+        run(config.model_copy(update={"judging": bounded}))
+    storage = open_storage(config.storage.root)
+    assert response_ledger(storage).stats().keys == 0
+    lenient = bounded.model_copy(update={"canary_bound": None})
+    manifest = run(config.model_copy(update={"judging": lenient}))
+    assert manifest.metrics["canary_accuracy/all"] is not None
 
 
 def page_of(config: RunConfig) -> str:

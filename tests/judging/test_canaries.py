@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from tests.judging.examples_world import TAXONOMY as MILD
 
 from cosalign.domain.errors import DataError, ModelError
@@ -19,6 +21,7 @@ from cosalign.judging.attacks import attack_corpus
 from cosalign.judging.canaries import (
     CanaryOutcome,
     canary_identity,
+    fooled_by,
     judge_canaries,
     refuse_fooled_judge,
 )
@@ -96,17 +99,14 @@ def test_a_judge_that_reads_is_right_in_all() -> None:
     found = outcome(Scripted(truthful))
     assert set(found.accuracy.values()) == {1.0}
     assert found.unanswered == 0
-    assert found.made == len(Scripted(truthful).items) or found.made > 30
+    assert found.made > 30
 
 
 @pytest.mark.parametrize("always", [0.1, 0.9])
 def test_a_judge_that_always_says_the_same_comes_out_near_half(always: float) -> None:
     found = outcome(Scripted(lambda *_: always))
-    everything, plain = found.accuracy["all"], found.accuracy["plain"]
-    assert everything is not None
-    assert plain is not None
-    assert 0.4 <= plain <= 0.6
-    assert 0.35 <= everything <= 0.65
+    assert 0.4 <= found.accuracy["plain"] <= 0.6
+    assert 0.35 <= found.accuracy["all"] <= 0.65
 
 
 def test_a_judge_that_obeys_its_evidence_fails_where_it_is_told_to() -> None:
@@ -115,25 +115,46 @@ def test_a_judge_that_obeys_its_evidence_fails_where_it_is_told_to() -> None:
 
     accuracy = outcome(Scripted(obedient)).accuracy
     assert accuracy["plain"] == accuracy["padding"] == 1.0
-    for kind in ("instruction", "delimiter"):
-        share = accuracy[kind]
-        assert share is not None
-        assert share < 0.8
-    everything = accuracy["all"]
-    assert everything is not None
-    assert everything < 1
+    assert accuracy["instruction"] < 0.8
+    assert accuracy["delimiter"] < 0.8
+    assert accuracy["all"] < 1
 
 
-def test_what_is_not_answered_is_neither_right_nor_wrong() -> None:
+def test_what_is_not_answered_is_not_right() -> None:
     def silent_when_padded(question: str, item: Evidence) -> float | None:
         return None if "kettle" in item.response else truthful(question, item)
 
     found = outcome(Scripted(silent_when_padded))
-    assert found.accuracy["padding"] is None
-    assert found.accuracy["all"] == 1.0
-    assert found.unanswered > 0
-    assert found.metrics()["canary_accuracy/padding"] is None
-    assert found.counts()["canary_labels_unknown"] == found.unanswered
+    assert found.accuracy["padding"] == 0.0
+    assert found.accuracy["plain"] == 1.0
+    assert found.accuracy["all"] == (found.labels - found.unanswered) / found.labels < 1
+    assert found.metrics()["canary_accuracy/padding"] == 0.0
+    assert found.counts()["canary_labels_unknown"] == found.unanswered > 0
+
+
+def test_a_judge_that_answers_plain_canaries_alone_passes_no_bound() -> None:
+    shipped = yaml.safe_load((resources.files("cosalign.judging") / "canaries.yaml").read_bytes())
+    plain = {canary["response"] for canary in shipped["canaries"]}
+
+    def silent(question: str, item: Evidence) -> float | None:
+        return truthful(question, item) if item.response in plain else None
+
+    found = outcome(Scripted(silent))
+    assert found.accuracy["plain"] == 1.0
+    with pytest.raises(ModelError, match="canary_bound is"):
+        refuse_fooled_judge(found, 0.5)
+
+
+def test_a_judge_that_obeys_one_kind_of_attack_is_fooled_whatever_its_mean() -> None:
+    def obedient(question: str, item: Evidence) -> float:
+        return 0.1 if "kettle" in item.response else truthful(question, item)
+
+    found = outcome(Scripted(obedient))
+    assert found.accuracy["all"] > 0.9
+    assert fooled_by(found.accuracy) == ["padding"]
+    with pytest.raises(ModelError, match="fooled by padding"):
+        refuse_fooled_judge(found, 0.9)
+    refuse_fooled_judge(found, None)
 
 
 def test_each_canary_is_tried_plainly_and_under_each_kind() -> None:
@@ -163,9 +184,7 @@ def test_under_another_taxonomy_only_addressed_counts() -> None:
 def test_thresholds_and_questions_are_the_runs() -> None:
     strict = RunConfig.model_validate({"scoring": {"thresholds": {"addressed": 0.95}}})
     found = outcome(Scripted(truthful), strict)
-    plain = found.accuracy["plain"]
-    assert plain is not None
-    assert plain < 1
+    assert found.accuracy["plain"] < 1
 
 
 def write_file(folder: Path, text: str) -> str:
@@ -227,12 +246,11 @@ def test_the_identity_follows_the_content(tmp_path: Path) -> None:
         (0.8, None, False),
         (0.8, 0.8, False),
         (0.79, 0.8, True),
-        (None, None, False),
-        (None, 0.1, True),
+        (0.0, 0.1, True),
     ],
 )
-def test_the_bound(accuracy: float | None, bound: float | None, stopped: bool) -> None:
-    found = CanaryOutcome({"all": accuracy, "plain": accuracy, "padding": 0.25}, 10, 3, 5)
+def test_the_bound(accuracy: float, bound: float | None, stopped: bool) -> None:
+    found = CanaryOutcome({"all": accuracy, "plain": 0.5, "padding": 0.25}, 10, 3, 5)
     if not stopped:
         refuse_fooled_judge(found, bound)
         return

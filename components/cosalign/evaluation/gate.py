@@ -25,6 +25,7 @@ from cosalign.evaluation.cosa_score import share_upper_bound
 from cosalign.evaluation.item_table import ATTACK, BENCHMARK, CONTROL, GENERAL, NO_ATTACK
 from cosalign.evaluation.measured import Part
 from cosalign.evaluation.scorecard import Scorecard
+from cosalign.judging.canaries import MOST_LOST, PLAIN, fooled_by
 from cosalign.runtime.pages import figure, share, signed
 
 PASSED = "passed"
@@ -237,11 +238,18 @@ def _coverage(card: Scorecard, policy: GateGroup, reference: str) -> Iterator[Ch
 def _canaries(card: Scorecard, policy: GateGroup, reference: str) -> Iterator[Check]:  # noqa: ARG001
     if policy.canaries is None:
         return
-    right = card.get("judge", {}).get("canaries", {}).get("all")
+    found = card.get("judge", {}).get("canaries", {})
+    right = found.get("all")
     if right is None:
         yield _unmeasured("canaries", "", "the judge was shown no canaries (judging.canaries)")
         return
     yield _at_least(("canaries", ""), right, policy.canaries, "the judge's canary labels right")
+    for kind in fooled_by(found):
+        lost = f"{share(found[kind])} of its canary labels are right, {share(found[PLAIN])} plainly"
+        sentence = f"The judge is fooled by this attack: {lost}."
+        yield Check(
+            "canaries", kind, TOO_LOW, sentence, found[kind], None, found[PLAIN] - MOST_LOST
+        )
 
 
 def _at_least(rule: tuple[str, str], value: float, limit: float, told: str) -> Check:

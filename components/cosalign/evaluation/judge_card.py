@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cosalign.inference.engine_host import EngineHost
-from cosalign.judging.canaries import judge_canaries
+from cosalign.judging.canaries import CanaryOutcome
 from cosalign.judging.engine_judge import EngineJudge
 from cosalign.judging.judge import Judge
 from cosalign.judging.judge_quality import QuestionQuality
@@ -23,13 +23,16 @@ from cosalign.runtime.step import StepContext
 JudgeCard = dict[str, Any]
 
 
-def judge_card(context: StepContext, host: EngineHost, judge: Judge) -> JudgeCard:
+def judge_card(
+    context: StepContext, host: EngineHost, judge: Judge, canaries: CanaryOutcome | None
+) -> JudgeCard:
     """Measures the run's judge, and the zero-shot one where it is asked for.
 
     Args:
         context: The step's.
         host: Where the zero-shot judge's engine runs.
         judge: The run's judge.
+        canaries: How it did on its canaries, where it was shown any.
 
     Returns:
         ``examples``, ``questions`` and ``zero_shot``: counts, and by question ``rows``,
@@ -39,7 +42,6 @@ def judge_card(context: StepContext, host: EngineHost, judge: Judge) -> JudgeCar
     config, protocol = context.config, response_protocol(context.taxonomy)
     examples = run_examples(config, context.taxonomy)
     card: JudgeCard = {"examples": 0, "questions": {}, "zero_shot": {}, "canaries": {}}
-    canaries = judge_canaries(judge, context.taxonomy, config)
     if canaries is not None:
         card["canaries"] = dict(canaries.accuracy)
     if examples is None:
@@ -56,7 +58,9 @@ def judge_card(context: StepContext, host: EngineHost, judge: Judge) -> JudgeCar
 
 def judge_metrics(card: JudgeCard) -> dict[str, float | None]:
     """The card's figures by name, such as ``judge_accuracy/addressed``."""
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {
+        f"canary_accuracy/{kind}": round(right, 6) for kind, right in card["canaries"].items()
+    }
     for prefix, questions in (("judge", card["questions"]), ("zero_shot", card["zero_shot"])):
         for name, figures in questions.items():
             metrics[f"{prefix}_accuracy/{name}"] = figures["accuracy"]

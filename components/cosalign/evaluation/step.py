@@ -58,7 +58,7 @@ from cosalign.evaluation.systems import TRAINED, open_systems, systems_identity
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.calibration import scoring_identity
-from cosalign.judging.canaries import canary_identity
+from cosalign.judging.canaries import canary_identity, judge_canaries, refuse_fooled_judge
 from cosalign.judging.judge import Judge, JudgeIdentity
 from cosalign.judging.label_protocol import follows_protocol, response_protocol
 from cosalign.judging.open_judge import (
@@ -105,7 +105,10 @@ class EvaluationStep:
             "zero_shot": _zero_shot_identity(config),
             "protocol": response_protocol(taxonomy).digest,
             "scoring": scoring_identity(config),
-            "canaries": canary_identity(config),
+            # The bound decides whether there is a result at all.
+            "canaries": [canary_identity(config), config.judging.canary_bound],
+            # Not a row's identity, yet it decides which rows fail for being too long.
+            "max_model_len": config.models.engine.max_model_len,
             "gate": gate_identity(context),
         }
 
@@ -121,16 +124,22 @@ class EvaluationStep:
             return pay_for_answers(context, host, judge, systems, items)
 
     def execute(self, context: StepContext, draft: ManifestDraft) -> None:
-        """Answers and judges what is not in the ledgers yet, then writes tables and report."""
+        """Answers and judges what is not in the ledgers yet, then writes tables and report.
+
+        Raises:
+            ModelError: The judge is fooled by the canaries; no more is paid for then.
+        """
         config = context.config
         items = _items(context)
         rival = find_rival(context)
         systems = _all_systems(context, rival)
         with EngineHost(config.models.engine) as host:
             judge = open_judge(config, context.taxonomy, context.storage, host)
+            canaries = judge_canaries(judge, context.taxonomy, config)
+            refuse_fooled_judge(canaries, config.judging.canary_bound)
             last = _judging_model(config, judge)
             done = answer_and_judge(context, host, judge, last, systems, items)
-            measured = judge_card(context, host, judge)
+            measured = judge_card(context, host, judge, canaries)
             draft.counts["engine_starts"] = host.starts
         answers, adherence = done.answers, done.adherence
         draft.counts["answers_made"] = answers.made

@@ -50,3 +50,6 @@ class PromptsStep:
         tables = {**labelled.tables(), "draws": (DRAWS.empty_table(), DRAWS)}
         write_tables(context, tables, draft)
         draft.counts.update(labelled.counts())
+        if canaries is not None:
+            draft.metrics.update(canaries.metrics())
+            draft.counts.update(canaries.counts())

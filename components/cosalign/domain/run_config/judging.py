@@ -63,8 +63,9 @@ class JudgingGroup(StrictModel):
         canaries: Whether scoring first has the judge label answers with known labels, plainly and
             under attack; their accuracy stands in its manifest and in the report.
         canary_file: Canaries of one's own, a YAML file in the form of the shipped ones.
-        canary_bound: The least share of canary labels that must be right; below it scoring stops
-            before it judges anything else. Null for none: a judge at chance would never pass one.
+        canary_bound: The least share of canary labels that must be right. Below it, or where one
+            kind of attack costs the judge more than a quarter of the labels, a step stops before it
+            judges anything else. Null for none: a judge at chance would never pass one.
     """
 
     mode: str = LABELS
