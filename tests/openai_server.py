@@ -41,9 +41,9 @@ def status(code: int, headers: dict[str, str] | None = None, /, **error: str) ->
     return lambda _: JSONResponse({"error": error}, code, headers)
 
 
-def raw(text: str) -> Fault:
+def raw(text: str, headers: dict[str, str] | None = None) -> Fault:
     """A fault: status 200 and this for a body."""
-    return lambda _: PlainTextResponse(text)
+    return lambda _: PlainTextResponse(text, headers=headers)
 
 
 @dataclass

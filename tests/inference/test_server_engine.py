@@ -27,6 +27,7 @@ from cosalign.inference.engine import (
 from cosalign.inference.models import resolve_model
 from cosalign.inference.open_engine import open_engine
 from cosalign.inference.server_client import FAULTS
+from cosalign.inference.server_engine import LABEL_ATTEMPTS
 
 WITH_TOKENS = "served:double@1?tokenizer=double:x"
 WITH_MESSAGES = "served:double@1"
@@ -141,6 +142,8 @@ def test_the_limit_of_length_goes_by_the_servers_name(server: OpenAiServer) -> N
         (raw("<html>busy</html>"), "garbled_answer"),
         (raw("[1]"), "garbled_answer"),
         (raw("{}"), "garbled_answer"),
+        (raw("[" * 100_000), "garbled_answer"),
+        (raw("no gzip", {"content-encoding": "gzip"}), "garbled_answer"),
         (raw('{"choices": []}'), "garbled_answer"),
         (raw('{"choices": [{"message": {"content": "x"}, "finish_reason": "?"}]}'),
          "garbled_answer"),
@@ -198,7 +201,8 @@ def test_what_passes_is_asked_again_and_no_good_answer_twice(
 
 @pytest.mark.parametrize("date", [False, True])
 def test_retry_after_holds_all_requests_back(server: OpenAiServer, date: bool) -> None:
-    after = formatdate(time.time() + 2, usegmt=True) if date else "0.8"
+    # A date is cut to the second, and opening the engine takes a part of one.
+    after = formatdate(time.time() + 4, usegmt=True) if date else "0.8"
     server.faults = [status(429, {"retry-after": after})]
     with opened(server, max_concurrency=1) as engine:
         started = time.monotonic()
@@ -325,15 +329,17 @@ def test_labels_are_refused_where_they_cannot_be_had(server: OpenAiServer) -> No
         pytest.raises(ConfigError, match=r"ignored the limits.*judging\.mode=reasoning"),
     ):
         list(engine.label(asked))
-    assert len(server.asked) == 1
+    assert len(server.asked) == LABEL_ATTEMPTS
 
 
-def test_a_single_garbled_labelling_is_that_rows_failure(server: OpenAiServer) -> None:
-    server.faults = [None, raw('{"choices": [{"text": "Y N", "finish_reason": "length"}]}')]
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_single_garbled_labelling_is_that_rows_failure(server: OpenAiServer, which: int) -> None:
+    garbled = raw('{"choices": [{"text": "Y N", "finish_reason": "length"}]}')
+    server.faults = [garbled if i == which else None for i in range(2)]
     with opened(server, max_concurrency=1) as engine:
         answers = list(engine.label(label_requests(engine, 3)))
-    assert answers[1] == Labelling("r1", (), (), "garbled_answer")
-    assert [len(answer.answers) for answer in answers] == [2, 0, 2]
+    assert answers[which] == Labelling(f"r{which}", (), (), "garbled_answer")
+    assert [len(answer.answers) for answer in answers] == [0 if i == which else 2 for i in range(3)]
 
 
 def test_what_does_not_fit_is_not_sent(server: OpenAiServer) -> None:

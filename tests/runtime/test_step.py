@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 from cosalign.domain.errors import CosalignError, DataError, StorageUnavailable
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.run_config import RunConfig
+from cosalign.inference.generation import response_ledger
+from cosalign.inference.paid_work import Row, complete
 from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
 from cosalign.runtime.step import (
     ManifestDraft,
@@ -27,6 +29,7 @@ from cosalign.runtime.step import (
 from cosalign.store.storage import Storage, open_storage
 from cosalign.store.tables import TableRef, read_table, write_table
 
+KEY = bytes(16)
 SCHEMA = pa.schema([pa.field("glass", pa.int64(), nullable=False)])
 
 
@@ -91,6 +94,28 @@ def test_the_manifest_in_storage_is_the_one_returned(config: RunConfig, storage:
     assert parse_manifest(storage.read_bytes(path), "m") == made
     assert made.metrics == {"strength": 4.7e-05, "colour": None}
     assert (made.step, made.storage, made.counts) == ("brewing", storage.uri, {"glasses": 3})
+
+
+@pytest.mark.parametrize(
+    ("failure", "again"),
+    [("server_error", True), ("timeout", True), ("too_long", False), ("no_verdict", False)],
+)
+def test_rows_that_a_passing_failure_left_unmade_are_asked_for_again(
+    config: RunConfig, storage: Storage, failure: str, again: bool
+) -> None:
+    failures: list[str | None] = [failure, None]
+
+    def paid(positions: list[int]) -> Iterator[Row]:
+        row = {"text": "", "finish_reason": "error", "tokens": 0, "engine": "x", "dtype": "x"}
+        yield {**row, "key": KEY, "failure": failures.pop(0), "created": len(positions)}
+
+    step = Brewing(lambda: complete(response_ledger(storage), [KEY], paid, work="", flush_rows=9))
+    first, _ = brew(step, config)
+    assert first.counts.get("rows_to_retry") == (1 if again else None)
+    second, reused = brew(step, config)
+    assert reused is not again
+    assert "rows_to_retry" not in second.counts
+    assert brew(step, config) == (second, True)
 
 
 @pytest.mark.parametrize("lost", ["glasses.parquet", "report.html", "manifest.json"])

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.progress import Progress
+from cosalign.runtime.transient_failures import note_transient_failures
 from cosalign.store.ledger import Ledger
 
 Row = Mapping[str, Any]
@@ -69,6 +70,7 @@ def complete(
     failed = rows.num_rows - rows.column("failure").null_count
     if failed:
         log.warning("not_made", work=work, rows=failed)
+        note_transient_failures(rows)
     return PaidWork(rows, len(missing))
 
 

@@ -38,6 +38,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from cosalign.domain.errors import ConfigError, EngineUnavailable
 from cosalign.domain.run_config.engine import ServerSettings
 from cosalign.inference.concurrency_window import ConcurrencyWindow
+from cosalign.runtime.transient_failures import (
+    GARBLED_ANSWER,
+    NO_CONNECTION,
+    SERVER_ERROR,
+    TIMEOUT,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,10 +178,13 @@ class ServerClient:
         except (httpx.TimeoutException, TimeoutError) as problem:
             self._window.overloaded(sent, time.monotonic())
             reached = not isinstance(problem, httpx.ConnectTimeout)
-            raise _AskAgainError("timeout", reached=reached) from None
+            raise _AskAgainError(TIMEOUT, reached=reached) from None
         except httpx.TransportError as problem:
             self._window.overloaded(sent, time.monotonic())
-            raise _AskAgainError("no_connection", reached=False) from problem
+            raise _AskAgainError(NO_CONNECTION, reached=False) from problem
+        except httpx.RequestError as problem:
+            # It came whole, and cannot be unpacked.
+            raise RowFailedError(GARBLED_ANSWER) from problem
         except _AskAgainError as problem:
             self._overloaded(sent, problem)
             raise
@@ -195,13 +204,13 @@ class ServerClient:
         status = answer.status_code
         if answer.is_success:
             if (found := _json_object(answer)) is None:
-                raise RowFailedError("garbled_answer")
+                raise RowFailedError(GARBLED_ANSWER)
             return found
         error = _error(answer)
         if status in _AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             if error.get("code") == "insufficient_quota":
                 raise ConfigError(f"{self._where}: the account's quota is used up ({status})")
-            raise _AskAgainError("server_error", status, _retry_after(answer))
+            raise _AskAgainError(SERVER_ERROR, status, _retry_after(answer))
         if status in _ROW_STATUS and (reason := _row_failure(status, error)):
             raise RowFailedError(reason)
         refused = status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
@@ -270,7 +279,7 @@ def _authorization(settings: ServerSettings) -> dict[str, str]:
 def _json_object(answer: httpx.Response) -> dict[str, Any] | None:
     try:
         value = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -40,6 +40,7 @@ from cosalign.inference.hf_tokenizer import load_tokenizer
 from cosalign.inference.models import ModelFolder
 from cosalign.inference.served_model import parse_served
 from cosalign.inference.server_client import KeyRefusedError, RowFailedError, ServerClient
+from cosalign.runtime.transient_failures import GARBLED_ANSWER
 
 NO_DEFAULTS = {
     "top_k": 0,
@@ -49,6 +50,9 @@ NO_DEFAULTS = {
     "frequency_penalty": 0.0,
 }
 """Said aloud: ``vllm serve`` takes a model's own sampling defaults where a request is silent."""
+
+LABEL_ATTEMPTS = 3
+"""Answers without labels, and none with, after which a server is one that cannot give them."""
 
 Request = TypeVar("Request", GenerationRequest, LabelRequest)
 Result = TypeVar("Result", Generation, Labelling)
@@ -75,6 +79,7 @@ class ServerEngine:
         self._tokenizer = load_tokenizer(model)
         self._window = ConcurrencyWindow(server.max_concurrency, server.timeout_seconds)
         self._labelled = False
+        self._unlabelled = 0
         with ExitStack() as opened:
             self._portal = opened.enter_context(start_blocking_portal())
             self._client = ServerClient(server, self._window)
@@ -293,9 +298,10 @@ class ServerEngine:
         )
         found = _read_labels(request, _choice(answer))
         if found is None:
-            if not self._labelled:
+            self._unlabelled += 1
+            if not self._labelled and self._unlabelled >= LABEL_ATTEMPTS:
                 raise self._no_labels("it ignored the limits on tokens (is it vLLM 0.32 or newer?)")
-            raise RowFailedError("garbled_answer")
+            raise RowFailedError(GARBLED_ANSWER)
         self._labelled = True
         return found
 
@@ -331,14 +337,14 @@ def _not_labelled(request: LabelRequest, reason: str) -> Labelling:
 def _choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise RowFailedError("garbled_answer")
+        raise RowFailedError(GARBLED_ANSWER)
     return choices[0]
 
 
 def _finish_reason(choice: dict[str, Any]) -> str:
     reason = choice.get("finish_reason")
     if reason not in {"stop", "length"}:
-        raise RowFailedError("content_filter" if reason == "content_filter" else "garbled_answer")
+        raise RowFailedError("content_filter" if reason == "content_filter" else GARBLED_ANSWER)
     return str(reason)
 
 

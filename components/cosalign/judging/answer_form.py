@@ -16,7 +16,8 @@ is unknown, with a reason that a machine can count (law 4):
 ``unmapped``            the judge's own categories cannot say it
 ======================  ================================================================
 
-All but the last two are failures, and asked again by the next run.
+All but the last two are failures, and asked again by the next run that does this work; they do not
+make a finished step run again, as failures that pass do (``runtime/transient_failures.py``).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from cosalign.runtime.result_notes import note_result
 from cosalign.runtime.run_config import read_run_config, run_config_digest
 from cosalign.runtime.safety_config_files import run_taxonomy
 from cosalign.runtime.shares import all_shares
+from cosalign.runtime.transient_failures import ROWS_TO_RETRY, transient_failures
 from cosalign.runtime.usage import metered
 from cosalign.runtime.version import VERSION
 from cosalign.store.storage import Storage, open_storage
@@ -46,7 +47,8 @@ class StepManifest(StrictModel):
     """What a step hands to the next: references and counts, never rows.
 
     It holds no times. Counts that end in ``_made``, and ``engine_starts``, say what this attempt
-    paid for; all else is a function of the fingerprint.
+    paid for; all else is a function of the fingerprint, but for rows that a passing failure left
+    unmade (``rows_to_retry``).
 
     Attributes:
         step: The step's name.
@@ -184,7 +186,11 @@ def run_step(
         return finished, True
     log.info("step_started")
     draft = ManifestDraft()
-    step.execute(replace(context, folder=folder), draft)
+    with transient_failures() as failed:
+        step.execute(replace(context, folder=folder), draft)
+    if failed:
+        draft.counts[ROWS_TO_RETRY] = len(failed)
+        log.warning("rows_to_retry", rows=len(failed))
     manifest = StepManifest(
         step=step.name, fingerprint=identity, storage=storage.uri, **vars(draft)
     )
@@ -213,8 +219,12 @@ def opened_step(
 
 
 def finished_manifest(step: Step, storage: Storage, identity: str) -> StepManifest | None:
-    """The manifest of a finished result, if it and all that it names are there."""
-    return _finished(storage, f"steps/{step.name}/{identity}")
+    """The manifest of a finished result, if it and all that it names are there.
+
+    A result with rows that another attempt may make is not finished.
+    """
+    found = _finished(storage, f"steps/{step.name}/{identity}")
+    return None if found is None or found.counts.get(ROWS_TO_RETRY) else found
 
 
 def _refuse_other_shares(step: Step, identity: str, order: Order) -> None:
