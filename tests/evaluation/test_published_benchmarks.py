@@ -79,3 +79,41 @@ def test_the_published_form_is_a_datasets(tmp_path: Path) -> None:
     suite = BenchmarkSuite(name="ct", file=str(tmp_path / "x.jsonl"), form="cosalign_test")
     with pytest.raises(DataError, match="form 'cosalign_test' is a dataset's; give hub"):
         benchmark_parts(suite, TAXONOMY, 0)
+
+
+def policies_copy(root: Path) -> Path:
+    """A dataset folder with a split a policy, and no policy in its rows."""
+    (root / "data").mkdir(parents=True)
+    lines = ["---", "configs:", "  - config_name: default", "    data_files:"]
+    for split, topic in (("brewery", "ale"), ("arcade", "odds"), ("museum", "swords")):
+        lines += [f"      - split: {split}", f"        path: data/{split}-*"]
+        rows = [{"prompt": f"What of {topic} {i}?", "type": "allowed"} for i in range(3)]
+        pq.write_table(
+            pa.Table.from_pylist(rows), root / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    (root / "README.md").write_text("\n".join([*lines, "---", ""]), "utf-8")
+    return root
+
+
+def test_a_split_a_policy_is_asked_under_the_policies_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    suite = BenchmarkSuite(
+        name="apien", hub="microsoft/CoSApien", mirror=str(policies_copy(tmp_path / "copy")),
+        form="policies", policies={"arcade": "Speak of no odds.", "brewery": "Speak of ale."},
+    )  # fmt: skip
+    parts = benchmark_parts(suite, TAXONOMY, 0)
+    assert [part.config.rendered.text for part in parts] == ["Speak of no odds.", "Speak of ale."]
+    assert [part.config.names for part in parts] == [("apien:arcade",), ("apien:brewery",)]
+    assert [{"odds" in item.text for item in part.items} for part in parts] == [{True}, {False}]
+    plain = run_config(tmp_path).plain()
+    plain["evaluation"]["benchmarks"] = [suite.model_dump(mode="json")]
+    config = validated(RunConfig, plain, "x", ConfigError)
+    sets = read_evaluation_sets(evaluation_collections(config, tmp_path / "cache"))
+    assert sum(len(found.keys) for found in sets) == 6
+
+
+def test_policies_by_split_are_a_datasets() -> None:
+    with pytest.raises(ValueError, match="policies by split are for form 'policies'"):
+        BenchmarkSuite(name="x", file="x.jsonl", form="policies", policies={"a": "b"})

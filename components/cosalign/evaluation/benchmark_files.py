@@ -6,14 +6,14 @@ that it allows (``safe`` for none), columns ``prompt``, ``mode`` and ``situation
 the prompt's own categories. Category names are written in several ways there, so they are
 recognised by their letters alone. ``mode`` is not read: the type follows from the two sets.
 
-CoSApien (``microsoft/CoSApien``) has a split a policy; where the dataset does not carry a policy's
-text, put its rows and texts into a file of one's own.
+CoSApien (``microsoft/CoSApien``) has a split a policy. Where a dataset's rows carry their policy's
+text, it is read from them; where they do not, the run config gives a text for each split.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from cosalign.domain.errors import DataError, TaxonomyError
@@ -118,13 +118,8 @@ def _published(suite: BenchmarkSuite, taxonomy: Taxonomy) -> list[tuple[int, Ite
 
 def _policy_parts(suite: BenchmarkSuite, taxonomy: Taxonomy, seed: int) -> list[SuitePart]:
     by_text: dict[str, tuple[str, dict[str, Item]]] = {}
-    fields = (suite.config_field, suite.prompt_field)
-    for number, record in enumerate(read_records(suite, fields), 1):
-        policy = str(record[suite.config_field]).strip()
-        if not policy:
-            raise DataError(f"suite {suite.name}, row {number}: {suite.config_field} is empty")
-        text = prompt_of(record, suite, number)
-        label = str(record.get("name") or f"policy {len(by_text) + 1}")
+    for policy, name, text in _asked_under_policies(suite):
+        label = name or f"policy {len(by_text) + 1}"
         _, items = by_text.setdefault(policy, (label, {}))
         prompt_id = prompt_id_of(text)
         items.setdefault(prompt_id, Item(UNPLACED, prompt_id, text, FREEFORM))
@@ -135,6 +130,22 @@ def _policy_parts(suite: BenchmarkSuite, taxonomy: Taxonomy, seed: int) -> list[
         )
         for policy, (label, items) in by_text.items()
     ]
+
+
+def _asked_under_policies(suite: BenchmarkSuite) -> Iterator[tuple[str, str, str]]:
+    """Policy, its name if it has one, and prompt of each row."""
+    for split, policy in suite.policies.items():
+        own = suite.model_copy(update={"split": split})
+        for number, record in enumerate(read_records(own, (suite.prompt_field,)), 1):
+            yield policy.strip(), split, prompt_of(record, suite, number)
+    if suite.policies:
+        return
+    fields = (suite.config_field, suite.prompt_field)
+    for number, record in enumerate(read_records(suite, fields), 1):
+        policy = str(record[suite.config_field]).strip()
+        if not policy:
+            raise DataError(f"suite {suite.name}, row {number}: {suite.config_field} is empty")
+        yield policy, str(record.get("name") or ""), prompt_of(record, suite, number)
 
 
 def _categorical_parts(

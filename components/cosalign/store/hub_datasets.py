@@ -94,11 +94,16 @@ class SuiteAddress(HubAddress, Protocol):
         """Configurations whose splits are all read, in place of one split of one."""
         ...
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits of one configuration that are read, in place of one."""
+        ...
+
 
 def suite_places(suite: SuiteAddress) -> list[tuple[str | None, str]]:
     """The (configuration, split) pairs that a suite reads; errors as for :func:`hub_splits`."""
     if not suite.subsets:
-        return [(suite.subset, suite.split)]
+        return [(suite.subset, split) for split in suite.splits or (suite.split,)]
     return [(subset, split) for subset in suite.subsets for split in hub_splits(suite, subset)]
 
 

@@ -6,7 +6,7 @@ called in their file or dataset is said here; nothing is renamed by hand.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,11 @@ class SuiteSource(StrictModel):
         """Configurations of the dataset whose splits are all read, where one split is not all."""
         return ()
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits of the dataset's configuration that are read, where one is not all."""
+        return ()
+
 
 class BenchmarkSuite(SuiteSource):
     """A set of prompts under configs.
@@ -61,12 +66,26 @@ class BenchmarkSuite(SuiteSource):
             one split a config. ``policies``: each row or split has a config in prose, as in
             CoSApien; answers are judged with its text.
         config_field: The column with a policy's text.
+        policies: By split of a dataset, the policy of its rows, where they hold none: those
+            splits are read, and no others.
         rows_per_config: How many are taken, prompt types in turn; all where null.
     """
 
     form: Literal["rows", "cosalign_test", "policies"] = "rows"
     config_field: str = "config"
+    policies: dict[str, Annotated[str, Field(min_length=1)]] = {}
     rows_per_config: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _policies_of_splits(self) -> Self:
+        if self.policies and (self.form != "policies" or self.hub is None):
+            raise ValueError("policies by split are for form 'policies' and a dataset (hub)")
+        return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those whose policies are given."""
+        return tuple(self.policies)
 
     @property
     def subsets(self) -> tuple[str, ...]:
