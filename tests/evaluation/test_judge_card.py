@@ -14,6 +14,7 @@ from cosalign.domain.run_config import JudgingGroup, RunConfig
 from cosalign.evaluation.judge_card import judge_metrics, judge_warnings
 from cosalign.evaluation.step import EvaluationStep
 from cosalign.inference.generation import response_ledger
+from cosalign.pipelines.command_line import main
 from cosalign.runtime.step import StepManifest, run_step
 from cosalign.store.storage import open_storage
 from cosalign.store.tables import read_table
@@ -133,6 +134,30 @@ def test_a_fooled_judge_stops_the_evaluation_before_anything_is_answered(
     lenient = bounded.model_copy(update={"canary_bound": None})
     manifest = run(config.model_copy(update={"judging": lenient}))
     assert manifest.metrics["canary_accuracy/all"] is not None
+
+
+def test_a_calibrated_judge_is_shown_by_its_reliability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RunConfig
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples(tmp_path / "e.jsonl")
+    (tmp_path / "run.yaml").write_text(
+        'storage: {root: calibration}\nmodels: {base: "double:base", judge: "double:judge", '
+        "engine: {kind: double, max_model_len: 16384}}\n"
+    )
+    command = ["judge", "calibrate", "e.jsonl", "--profile", "run.yaml", "--out", "out"]
+    assert main([*command, "--sensitivity-rows", "0"]) == 0
+    scoring = config.scoring.model_copy(
+        update={"calibration": str(tmp_path / "out/calibration.json")}
+    )
+    judging = config.judging.model_copy(update={"examples": None, "zero_shot_rows": 0})
+    calibrated = config.model_copy(update={"scoring": scoring, "judging": judging})
+    page = page_of(calibrated)
+    assert "How far the judge can be trusted" in page
+    assert 'aria-label="Reliability of addressed' in page
+    plain = calibrated.model_copy(update={"scoring": config.scoring})
+    assert "Reliability of" not in page_of(plain)
+    assert "trusted was not measured" in page_of(plain)
 
 
 def page_of(config: RunConfig) -> str:

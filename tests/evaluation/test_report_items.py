@@ -35,7 +35,8 @@ def listed(most: int, order: int = 1) -> list[ShownItem]:
     answers = Answers(RESPONSES.empty_table(), {"dpo": [item.prompt_id for item in items]}, 0)
     verdicts = Adherence(RESPONSES.empty_table(), {"dpo": figures}, {"dpo": figures * np.nan}, 0)
     everything = EvaluationItems(configs, items, Counter())
-    return shown_items(everything, answers, verdicts, SETTINGS, most)
+    settings = SETTINGS.model_copy(update={"report_items": most})
+    return shown_items(everything, answers, verdicts, settings)
 
 
 def test_configs_and_types_are_balanced_and_small_configs_leave_room_to_others() -> None:

@@ -2,8 +2,9 @@
 
 A judge that was fitted on labelled examples is measured by cross-validation; the model that would
 judge without them is asked about some of the same examples, so that a reader sees what the examples
-bought. A judge that is a model, with no examples at hand, is left unmeasured and said to be so. How
-hard any judge is to fool, its canaries say; scoring has paid for them.
+bought. A judge that is a model was measured when it was calibrated; with no calibration either, it
+is left unmeasured and said to be so. How hard any judge is to fool, its canaries say; scoring has
+paid for them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cosalign.inference.engine_host import EngineHost
+from cosalign.judging.calibration import run_reliability
 from cosalign.judging.canaries import CanaryOutcome
 from cosalign.judging.engine_judge import EngineJudge
 from cosalign.judging.judge import Judge
@@ -37,11 +39,13 @@ def judge_card(
     Returns:
         ``examples``, ``questions`` and ``zero_shot``: counts, and by question ``rows``,
         ``accuracy``, ``commonest`` and ``auc``; all empty where there are no examples. And
-        ``canaries``: the share of right labels by kind of attack; empty where there are none.
+        ``canaries``: the share of right labels by kind of attack; empty where there are none. And
+        ``reliability``: what was measured when the run's calibration was fitted, by question.
     """
     config, protocol = context.config, response_protocol(context.taxonomy)
     examples = run_examples(config, context.taxonomy)
     card: JudgeCard = {"examples": 0, "questions": {}, "zero_shot": {}, "canaries": {}}
+    card["reliability"] = run_reliability(config.scoring)
     if canaries is not None:
         card["canaries"] = dict(canaries.accuracy)
     if examples is None:

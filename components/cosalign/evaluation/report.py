@@ -34,6 +34,7 @@ from cosalign.evaluation.report_plots import (
 )
 from cosalign.evaluation.scorecard import Scorecard
 from cosalign.evaluation.system_marks import marks_of
+from cosalign.judging.reliability_diagram import diagram_style, reliability_diagram
 from cosalign.runtime.pages import page_template
 
 SMALL_MODEL = 10**9
@@ -131,6 +132,8 @@ def render_report(card: Scorecard, material: Material) -> str:
         few_systems=FEW_SYSTEMS,
         cuts=_cuts(card),
         other_suites=_other_suites(card),
+        diagram=reliability_diagram,
+        diagram_style=diagram_style(),
         **_gate(card),
         **_refusals(card),
     )

@@ -18,8 +18,6 @@ from cosalign.evaluation.balanced_choice import choose_balanced
 from cosalign.evaluation.cosa_score import FloatArray
 from cosalign.evaluation.items import EvaluationItems, Item
 
-ITEMS_SHOWN = 60
-
 
 @dataclass(frozen=True)
 class ShownItem:
@@ -47,7 +45,6 @@ def shown_items(
     answers: Answers,
     adherence: Adherence,
     settings: EvaluationGroup,
-    most: int = ITEMS_SHOWN,
 ) -> list[ShownItem]:
     """Chooses items, as many from each config as the others allow, types balanced within it.
 
@@ -55,8 +52,8 @@ def shown_items(
         items: What was asked.
         answers: What was answered.
         adherence: How it was judged.
-        settings: The systems, the seed of the choice, and whether texts are shown.
-        most: How many at most.
+        settings: The systems, how many items at most, the seed of the choice, and whether texts
+            are shown.
     """
     texts: dict[str, str] = {}
     if settings.report_texts:
@@ -65,7 +62,7 @@ def shown_items(
     place = {id(item): i for i, item in enumerate(items.items)}
     return [
         _shown(item, place[id(item)], items, answers, adherence, settings, texts)
-        for item in _choose(items, settings.seed, most)
+        for item in _choose(items, settings.seed, settings.report_items)
     ]
 
 

@@ -9,7 +9,7 @@ from cosalign.domain.errors import ConfigError
 from cosalign.domain.run_config import RunConfig, ScoringGroup
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.inference.engine_host import EngineHost
-from cosalign.judging.calibration import calibration_bytes
+from cosalign.judging.calibration import MEASURED_FILE, calibration_bytes
 from cosalign.judging.calibration_fit import ThresholdRule
 from cosalign.judging.calibration_report import render_calibration_report
 from cosalign.judging.judge_calibration import (
@@ -58,7 +58,7 @@ def run_calibrate(request: CalibrateRequest, out: str) -> tuple[CalibrationOutco
     measured = f"{json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)}\n"
     files = {
         "calibration.json": calibration_bytes(outcome.calibration),
-        "measured.json": measured.encode(),
+        MEASURED_FILE: measured.encode(),
         "report.html": render_calibration_report(plain, request.rule).encode(),
     }
     folder = out.rstrip("/")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:  # It knows of calibrations itself.
 EDGE = 1e-6
 """Probabilities are kept this far from 0 and 1 before their logit is taken: float32's reach."""
 
+MEASURED_FILE = "measured.json"
+"""What a calibration was measured to be worth, beside it."""
+
 FloatArray = npt.NDArray[np.float64]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -213,6 +216,29 @@ def run_calibration(
     calibration = read_calibration(settings.calibration)
     calibration.require(judge, protocol, settings.calibration)
     return calibration
+
+
+def run_reliability(settings: ScoringGroup) -> list[dict[str, Any]]:
+    """What was measured when a run's calibration was fitted, question by question.
+
+    It stands in ``measured.json`` beside the calibration; empty where there is no calibration, or
+    no such file of this one.
+
+    Returns:
+        ``question``, ``rows``, ``figures``, and the bins of the reliability diagram, ``raw_bins``
+        and ``bins``.
+    """
+    uri = settings.calibration
+    if uri is None:
+        return []
+    try:
+        measured = json.loads(read_uri(uri.removesuffix(uri.rpartition("/")[2]) + MEASURED_FILE))
+        if measured["digest"] != read_calibration(uri).digest:
+            return []
+        names = ("question", "rows", "figures", "raw_bins", "bins")
+        return [{name: one[name] for name in names} for one in measured["questions"]]
+    except (DataError, ValueError, KeyError, TypeError):
+        return []
 
 
 def scoring_identity(config: RunConfig) -> Json:

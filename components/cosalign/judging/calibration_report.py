@@ -6,14 +6,12 @@ ids, counts and figures only. No times either, so that the same figures are the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cosalign.judging.calibration_metrics import RESAMPLES
+from cosalign.judging.reliability_diagram import diagram_style, reliability_diagram
 from cosalign.runtime.pages import page_template
-
-SIDE = 220.0
-"""Side of a reliability diagram's square, in its own units."""
 
 FIGURES = {
     "auroc": "AUROC",
@@ -41,9 +39,9 @@ def render_calibration_report(outcome: Mapping[str, Any], rule: str) -> str:
         rule=rule,
         resamples=RESAMPLES,
         figure_names=FIGURES,
-        side=SIDE,
         lanes=[_lane(question) for question in outcome["questions"]],
-        bubbles=_bubbles,
+        diagram=reliability_diagram,
+        diagram_style=diagram_style(),
     )
 
 
@@ -59,19 +57,3 @@ def _lane(question: Mapping[str, Any]) -> dict[str, Any]:
 
 def _at(value: float) -> float:
     return round(2 + 96 * value, 3)
-
-
-def _bubbles(bins: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Marks of a reliability diagram: the larger, the more rows; whiskers are the intervals."""
-    most = max((one["rows"] for one in bins), default=1)
-    return [
-        {
-            "x": round(SIDE * one["said"], 2),
-            "y": round(SIDE * (1 - one["found"]), 2),
-            "low": round(SIDE * (1 - one["low"]), 2),
-            "high": round(SIDE * (1 - one["high"]), 2),
-            "r": round(2.5 + 5.5 * (one["rows"] / most) ** 0.5, 2),
-            "rows": one["rows"],
-        }
-        for one in bins
-    ]

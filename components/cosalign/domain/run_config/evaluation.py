@@ -34,6 +34,8 @@ class EvaluationGroup(StrictModel):
         bootstrap: Resamples of the confidence interval.
         confidence: Its level.
         seed: Seed of samples and resamples.
+        report_items: How many single items the report lists, from all configs alike; the tables
+            hold all.
         report_texts: Whether the report holds the prompts and answers of the items that it lists,
             folded away. For mild texts only: a report is passed on more freely than a table.
     """
@@ -51,6 +53,7 @@ class EvaluationGroup(StrictModel):
     bootstrap: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     seed: int = 0
+    report_items: int = Field(default=60, ge=0)
     report_texts: bool = False
 
     @property
