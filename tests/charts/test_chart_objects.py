@@ -6,6 +6,7 @@ import copy
 import re
 
 import pytest
+import yaml
 from tests.charts.object_schemas import VERSIONS, problems
 from tests.charts.pod_security import pod_specs, violations
 from tests.charts.rendering import (
@@ -83,11 +84,17 @@ def test_no_object_stands_twice(values: str) -> None:
 
 @pytest.mark.parametrize("values", VALUE_SETS)
 def test_every_object_names_its_namespace_unless_it_has_none(values: str) -> None:
+    given = yaml.safe_load((CHART / "ci" / values).read_text("utf-8"))
+    of_pipelines = given.get("pipelines", {}).get("namespace") or "space"
     for item in render_set(values):
         namespace = item["metadata"].get("namespace")
         if item["kind"] == "PriorityClass":
             assert namespace is None
-        elif item["kind"] not in ("Pipeline", "PipelineVersion"):
+        elif item["kind"] in ("Pipeline", "PipelineVersion"):
+            assert namespace == of_pipelines
+        elif item["kind"] in ("Role", "RoleBinding"):
+            assert namespace in ("space", of_pipelines), item["metadata"]["name"]
+        else:
             assert namespace == "space", item["metadata"]["name"]
 
 

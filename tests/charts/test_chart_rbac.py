@@ -12,11 +12,14 @@ import pytest
 from tests.charts.rendering import VALUE_SETS, Object, Values, of_kind, render, render_set, the
 
 
-def _may(objects: list[Object], account: str) -> set[tuple[str, str, str]]:
-    """(verb, group/resource, name or ``*``) of all that an account may do in the namespace."""
-    roles = of_kind(objects, "Role")
+def _may(
+    objects: list[Object], account: str, namespace: str = "space"
+) -> set[tuple[str, str, str]]:
+    """(verb, group/resource, name or ``*``) of all that an account may do in a namespace."""
+    there = [item for item in objects if item["metadata"].get("namespace") == namespace]
+    roles = of_kind(there, "Role")
     allowed = set()
-    for binding in of_kind(objects, "RoleBinding").values():
+    for binding in of_kind(there, "RoleBinding").values():
         if any(subject["name"] == account for subject in binding["subjects"]):
             for rule in roles[binding["roleRef"]["name"]]["rules"]:
                 allowed |= set(_granted(rule))
@@ -63,6 +66,31 @@ def test_run_pods_start_train_jobs_where_there_is_a_trainer() -> None:
 def test_the_submitter_starts_runs_and_sees_no_config() -> None:
     found = _may(render(), "rel-cosalign-submitter")
     assert {what.partition("/")[0] for _, what, _ in found} == {"pipelines.kubeflow.org"}
+
+
+@pytest.mark.parametrize("store", ["kubernetes", "upload", "none"])
+def test_the_submitter_has_pipelines_where_they_lie_and_starts_runs_in_its_own(store: str) -> None:
+    objects = render({"pipelines": {"store": store, "namespace": "team"}})
+    account = "rel-cosalign-submitter"
+    found = _may(objects, account, "team")
+    assert found == {
+        (verb, f"pipelines.kubeflow.org/{what}", "*")
+        for verb in ("create", "get", "list")
+        for what in ("pipelines", "pipelines/versions")
+    }
+    assert _may(objects, account) == _may(render(), account) > found
+    (binding,) = [
+        item
+        for item in objects
+        if item["kind"] == "RoleBinding" and item["metadata"]["namespace"] == "team"
+    ]
+    assert [subject["namespace"] for subject in binding["subjects"]] == ["space"]
+
+
+@pytest.mark.parametrize("namespace", ["", "space"])
+def test_the_release_s_own_namespace_has_each_role_once(namespace: str) -> None:
+    objects = render({"pipelines": {"namespace": namespace}})
+    assert [o for o in objects if o["kind"] == "Role"] == list(of_kind(objects, "Role").values())
 
 
 def test_the_trainer_may_do_nothing() -> None:

@@ -147,7 +147,7 @@ def test_every_argument_is_one_that_the_command_knows() -> None:
     )  # fmt: skip
     tolerations = [{"key": "gpu", "operator": "Exists"}]
     parameters = {"shards": 4, "tolerations": tolerations, "secret": "hub"}
-    pipelines = {"store": "none", "namespace": "team", "parameters": parameters}
+    pipelines = {"store": "none", "namespace": "space", "parameters": parameters}
     values = merged(values, {"pipelines": pipelines})
     words = _arguments(values)
     assert words[0] == "reconcile"
@@ -161,7 +161,7 @@ def test_every_argument_is_one_that_the_command_knows() -> None:
     assert "shards=4" in given["parameters"]
     assert sum("_image=" in word for word in given["parameters"]) == 5
     assert given["service_account"] == "rel-cosalign-pipeline"
-    assert given["namespace"] == "team"
+    assert given["namespace"] == "space"
 
 
 @pytest.mark.parametrize("store", ["kubernetes", "upload"])
@@ -228,6 +228,12 @@ def test_it_reaches_what_it_needs() -> None:
 )
 def test_mistakes_reach_no_cluster(values: Values, says: str) -> None:
     assert says in refusal(merged(ON, {"reconcile": values}))
+
+
+def test_it_starts_no_runs_where_their_account_is_not() -> None:
+    message = refusal(merged(ON, {"pipelines": {"namespace": "team"}}))
+    assert "pipelines.namespace" in message
+    assert 'install the release in "team"' in message
 
 
 def test_the_cronjob_s_command_starts_a_run(

@@ -16,6 +16,11 @@
 {{- toJson $paths }}
 {{- end }}
 
+{{/* Not empty where pipelines lie in another namespace than the release. */}}
+{{- define "cosalign.pipelinesElsewhere" -}}
+{{- if not (has .Values.pipelines.namespace (list "" .Release.Namespace)) }}true{{ end }}
+{{- end }}
+
 {{/*
 A compiled pipeline as it is deployed, as JSON: {name, version, description, pipelineSpec, platformSpec}.
 Takes a list: the root, and the file's path. Images are written in by digest before the name is
