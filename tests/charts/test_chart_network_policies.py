@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from tests.charts.rendering import Object, Values, of_kind, render
+from tests.charts.rendering import CHART, Object, Values, of_kind, render
 
 Labels = dict[str, str]
 Peer = tuple[Labels, Labels] | str
@@ -105,6 +105,25 @@ def test_kfp_and_the_kubernetes_api(pod: Labels) -> None:
 
 
 @pytest.mark.parametrize("pod", [TRAINER, CHECK])
+# Kubeflow Pipelines 2.17's pods, by the port that they listen on: a policy is judged by it, and not
+# by the service's. The object store's service has port 9000 whichever store is behind it.
+KFP_PORTS = {
+    "API, REST": 8888,
+    "API, gRPC": 8887,
+    "metadata": 8080,
+    "cache": 8443,
+    "object store, SeaweedFS": 8333,
+    "object store, MinIO": 9000,
+}
+
+
+@pytest.mark.parametrize("port", KFP_PORTS.values(), ids=list(KFP_PORTS))
+def test_run_pods_reach_each_of_kfp_s_services(port: int) -> None:
+    assert may({}, RUN, KUBEFLOW, port)
+    comment = (CHART / "values.yaml").read_text("utf-8").partition("Ports that run pods need")[2]
+    assert str(port) in comment.partition("\n")[0]
+
+
 def test_the_others_reach_neither(pod: Labels) -> None:
     assert not may(DEFAULTS, pod, KUBEFLOW, 8888)
     assert not may(DEFAULTS, pod, "10.0.0.1", 443)
