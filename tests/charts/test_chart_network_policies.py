@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from tests.charts.object_schemas import problems
 from tests.charts.rendering import CHART, Object, Values, of_kind, render
 
 Labels = dict[str, str]
@@ -104,7 +105,6 @@ def test_kfp_and_the_kubernetes_api(pod: Labels) -> None:
     assert not may(DEFAULTS, pod, "10.0.0.1", 8080)
 
 
-@pytest.mark.parametrize("pod", [TRAINER, CHECK])
 # Kubeflow Pipelines 2.17's pods, by the port that they listen on: a policy is judged by it, and not
 # by the service's. The object store's service has port 9000 whichever store is behind it.
 KFP_PORTS = {
@@ -124,6 +124,7 @@ def test_run_pods_reach_each_of_kfp_s_services(port: int) -> None:
     assert str(port) in comment.partition("\n")[0]
 
 
+@pytest.mark.parametrize("pod", [TRAINER, CHECK])
 def test_the_others_reach_neither(pod: Labels) -> None:
     assert not may(DEFAULTS, pod, KUBEFLOW, 8888)
     assert not may(DEFAULTS, pod, "10.0.0.1", 443)
@@ -175,6 +176,28 @@ def test_narrower_addresses() -> None:
     assert may(narrow, RUN, "172.16.0.2", 443)
     assert not may(narrow, RUN, "10.0.0.1", 443)
     assert not may(narrow, RUN, "169.254.169.252", 988)
+
+
+def test_everything_on_either_family_but_private_addresses() -> None:
+    both: Values = {"networkPolicy": {"https": {"cidrs": ["0.0.0.0/0", "::/0"]}}}
+    for public in (OUTSIDE, "2a00:1450::1"):
+        assert may(both, CHECK, public, 443)
+    for private in ("10.1.2.3", "fd00::1", "fe80::1"):
+        assert not may(both, CHECK, private, 443)
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "::/0"])
+@pytest.mark.parametrize("exceptions", [["10.0.0.0/8"], ["fc00::/7"], ["10.0.0.0/8", "fc00::/7"]])
+def test_exceptions_lie_within_their_block(cidr: str, exceptions: list[str]) -> None:
+    given: Values = {"networkPolicy": {"https": {"cidrs": [cidr], "except": exceptions}}}
+    for policy in of_kind(render(given), "NetworkPolicy").values():
+        assert problems(policy) == []
+        for rule in policy["spec"].get("egress", []):
+            for block in [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]:
+                whole = ip_network(block["cidr"])
+                for part in map(ip_network, block.get("except", [])):
+                    assert part.version == whole.version
+                    assert part.subnet_of(whole)  # type: ignore[arg-type]
 
 
 def test_further_needs() -> None:

@@ -26,6 +26,18 @@
     {{- end }}
 {{- end }}
 
+{{/* Exceptions of an address block's own family, as JSON: the API server refuses others. Takes a list: the root, and the block. */}}
+{{- define "cosalign.egress.except" -}}
+{{- $ipv6 := contains ":" (index . 1) }}
+{{- $found := list }}
+{{- range (index . 0).Values.networkPolicy.https.except }}
+{{- if eq $ipv6 (contains ":" .) }}
+{{- $found = append $found . }}
+{{- end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
 {{/* Google's APIs and other HTTPS; and, on GKE, where pods get their credentials. */}}
 {{- define "cosalign.egress.https" -}}
 - to:
@@ -33,7 +45,7 @@
     - ipBlock:
         cidr: {{ . | quote }}
         {{- if hasSuffix "/0" . }}
-        except: {{ toJson $.Values.networkPolicy.https.except }}
+        except: {{ include "cosalign.egress.except" (list $ .) }}
         {{- end }}
     {{- end }}
   ports:
