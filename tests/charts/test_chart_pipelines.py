@@ -140,6 +140,8 @@ def test_they_stay_when_the_release_goes() -> None:
             notes = item["metadata"]["annotations"]
             assert notes["helm.sh/resource-policy"] == "keep"
             assert notes["argocd.argoproj.io/sync-options"] == "Prune=false"
+            # Without it an application with a kept version is OutOfSync for ever.
+            assert notes["argocd.argoproj.io/compare-options"] == "IgnoreExtraneous"
 
 
 def test_no_parameter_has_a_name_that_yaml_misreads() -> None:
