@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -183,11 +182,33 @@ def test_the_chart_takes_the_values_that_gitops_gives_it(kind: str) -> None:
     assert of_kind(render({**values, "images": {**values["images"], "allowTags": False}}), "Role")
 
 
-def test_gitops_names_the_chart_as_it_is() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
-    application = objects_in((MANIFESTS / "gitops/argocd/application.yaml").read_text("utf-8"))[0]
-    assert application["spec"]["source"]["chart"] == chart["name"]
-    assert application["spec"]["source"]["targetRevision"] == chart["version"]
-    repository = objects_in((MANIFESTS / "gitops/flux/oci-repository.yaml").read_text("utf-8"))[0]
-    assert repository["spec"]["url"].endswith(f"/{chart['name']}")
-    assert json.dumps(repository["spec"]["ref"]).find(chart["version"].rsplit(".", 1)[0]) > 0
+def _gitops(file: str) -> Object:
+    (item,) = objects_in((MANIFESTS / "gitops" / file).read_text("utf-8"))
+    return item
+
+
+def _chart() -> Object:
+    chart: Object = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    return chart
+
+
+def test_argo_cd_takes_the_chart_from_git() -> None:
+    source = _gitops("argocd/application.yaml")["spec"]["source"]
+    assert source["repoURL"].endswith(".git")
+    assert ROOT / source["path"] == CHART
+    assert source["targetRevision"] == f"v{_chart()['version']}"
+
+
+def test_flux_takes_the_chart_from_where_the_guide_pushes_it() -> None:
+    chart, guide = _chart(), (ROOT / "docs/deploy.md").read_text("utf-8")
+    package = f"dist/{chart['name']}-{chart['version']}.tgz"
+    assert f"helm push {package} oci://$REGISTRY/charts\n" in guide
+    release = _gitops("flux/helm-release.yaml")["spec"]
+    repository = _gitops("flux/oci-repository.yaml")
+    registry = release["values"]["images"]["registry"]
+    assert repository["spec"]["url"] == f"oci://{registry}/charts/{chart['name']}"
+    assert repository["spec"]["ref"]["semver"] == f"{chart['version'].rsplit('.', 1)[0]}.x"
+    assert release["chartRef"] == {
+        "kind": repository["kind"],
+        "name": repository["metadata"]["name"],
+    }
