@@ -56,6 +56,10 @@ MISTAKES: list[tuple[Values, str, str]] = [
     ({"pods": {"runAsUser": 0}}, "/pods/runAsUser", "minimum"),
     ({"serviceMonitor": {"interval": "30"}}, "/serviceMonitor/interval", "does not match"),
     ({"fullnameOverride": "Cosalign"}, "/fullnameOverride", "does not match"),
+    ({"fullnameOverride": "c" * 44}, "/fullnameOverride", "maxLength"),
+    ({"nameOverride": "My_App"}, "/nameOverride", "does not match"),
+    ({"nameOverride": "-app"}, "/nameOverride", "does not match"),
+    ({"nameOverride": "c" * 44}, "/nameOverride", "maxLength"),
 ]
 
 
