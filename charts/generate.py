@@ -22,7 +22,7 @@ from cosalign.domain.run_config.increment import IncrementGroup
 from cosalign.domain.taxonomy import parse_taxonomy, shipped_taxonomies
 from cosalign.pipelines.compilation import GRAPHS
 from cosalign.retraining.reconcile_setup import SET_BY_RECONCILE
-from cosalign.retraining.shipped_pipelines import compiled_path
+from cosalign.retraining.shipped_pipelines import compiled_path, shipped_pipeline
 
 CHARTS = Path(__file__).parent
 CHART = CHARTS / "cosalign"
@@ -35,6 +35,15 @@ _RULES_TOP = """\
 """
 README_TOP = CHARTS / "readme.top.md"
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
+_PARAMETER_TYPES = {
+    "STRING": "string",
+    "NUMBER_INTEGER": "integer",
+    "NUMBER_DOUBLE": "number",
+    "BOOLEAN": "boolean",
+    "LIST": "array",
+    "STRUCT": "object",
+}
+"""A parameter's type in the IR, and in JSON Schema."""
 
 
 def pipeline_files() -> dict[Path, str]:
@@ -51,13 +60,14 @@ def _compiled_files(name: str) -> list[Path]:
 
 
 def values_schema() -> str:
-    """The schema of values: ours, the run config's, and a safety config's."""
+    """The schema of values: ours, the run config's, a safety config's, and parameters' types."""
     schema = yaml.safe_load((CHARTS / "values.schema.yaml").read_text("utf-8"))
     run_config = _plain(RunConfig.model_json_schema())
     schema["$defs"] |= run_config.pop("$defs")
     schema["$defs"]["RunConfig"] = run_config
     schema["$defs"]["IncrementPolicy"] = _plain(IncrementPolicy.model_json_schema())
     schema["$defs"]["IncrementSettings"] = _increment_settings()
+    schema["$defs"]["PipelineParameters"] = _pipeline_parameters()
     crd = yaml.safe_load(CRD.read_text("utf-8"))
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     schema["$defs"]["SafetyConfigSpec"] = _closed(spec)
@@ -71,6 +81,18 @@ def _increment_settings() -> dict[str, Any]:
     kept = group["properties"].keys() - SET_BY_RECONCILE
     group["properties"] = {name: group["properties"][name] for name in sorted(kept)}
     return group
+
+
+def _pipeline_parameters() -> dict[str, Any]:
+    """What parameters of the pipelines may be: a version keeps a wrong default for ever."""
+    kinds = {
+        name: spec["parameterType"]
+        for pipeline in GRAPHS
+        for name, spec in shipped_pipeline(pipeline).parameters.items()
+        if not name.endswith("_image")
+    }
+    known = {name: {"type": _PARAMETER_TYPES[kind]} for name, kind in sorted(kinds.items())}
+    return {"type": "object", "properties": known}
 
 
 def _plain(node: Any) -> Any:
