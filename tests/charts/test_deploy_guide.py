@@ -87,6 +87,25 @@ def test_helm_and_kubectl_commands_and_their_options_exist(program: str) -> None
             assert re.search(rf"{option}\b", text), f"{program} {words[0]} knows no {option}"
 
 
+def test_it_deletes_what_outlives_an_uninstall() -> None:
+    reconcile = {"enabled": True, "runConfig": "weekly", "approvers": {"installation": "prod"}}
+    objects = render(
+        {
+            "fullnameOverride": "cosalign",
+            "pipelines": {"store": "upload"},
+            "runConfigs": {"weekly": {}},
+            "reconcile": reconcile,
+        }
+    )
+    hooks = {
+        f"{item['kind'].lower()}/{item['metadata']['name']}"
+        for item in objects
+        if "helm.sh/hook" in item["metadata"].get("annotations", {})
+    }
+    (delete,) = [words for words in _commands("kubectl") if words[0] == "delete"]
+    assert {word for word in delete if "/" in word} == hooks
+
+
 def test_the_values_are_taken() -> None:
     (values,) = _blocks("yaml")
     given = yaml.safe_load(values)
