@@ -241,6 +241,9 @@ def test_a_gate_that_compared_with_an_older_model_is_stale(
     again, _ = run(config, dpo="double:b")
     assert cosalign(["promote", again.fingerprint, "--root", root]) == 0
     assert [uri for _, uri in promoted(config)] == ["double:a", "double:b"]
+    # Back to one that was displaced leads no new evaluation.
+    assert cosalign(["promote", a.fingerprint, "--root", root]) == 2
+    assert "current before: `cosalign rollback --to 1`" in capfd.readouterr().err
 
 
 def test_rollbacks_walk_back_and_are_listed(

@@ -168,3 +168,20 @@ def test_any_two_runs_pay_each_key_once(
     assert rows == [[n**2 for n in one], [n**2 for n in other]]
     paid = [*tills[0].paid, *tills[1].paid]
     assert sorted(paid) == [key(n) for n in sorted({*one, *other})]
+
+
+def test_rows_that_come_slowly_are_stored_before_a_batch_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cosalign.inference.paid_work.FLUSH_SECONDS", 0.0)
+    ledger = Ledger(open_storage(str(tmp_path)), "sums", SCHEMA)
+    keys = [key(i) for i in range(4)]
+    stored: list[int] = []
+
+    def pay(positions: list[int]) -> Iterator[Row]:
+        for position in positions:
+            stored.append(len(keys) - len(ledger.missing(keys)))
+            yield row(keys[position])
+
+    complete(ledger, keys, pay, work="sums", flush_rows=1000)
+    assert stored == [0, 1, 2, 3]

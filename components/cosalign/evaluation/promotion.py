@@ -78,7 +78,8 @@ def promote(
     if current is not None and current.digest == model.digest:
         record_choices(pointer)  # Whoever promoted it may have died before its row.
         return None
-    gate, objection = _weighed(gates, current)
+    before = first_promotion(pointer.history(), model.digest)
+    gate, objection = _weighed(gates, current, before)
     if objection and author.override is None:
         raise UserError(
             f"{model.digest[:12]} is not promoted: {objection}. To promote it all the same, say "
@@ -148,26 +149,36 @@ def _recorded(pointer: ModelPointer, entry: Entry) -> Entry:
     return entry
 
 
-def _weighed(gates: Sequence[StoredGate], current: Entry | None) -> tuple[StoredGate | None, str]:
+def _weighed(
+    gates: Sequence[StoredGate], current: Entry | None, before: Entry | None
+) -> tuple[StoredGate | None, str]:
     """The gate that decides, and what it says against a promotion."""
     if not gates:
         return None, "it never stood before a gate; evaluate it first"
     failed = next((gate for gate in gates if not gate.file.passed), None)
     if failed is not None:
-        return failed, objection_to(failed, current)
-    return min(((gate, objection_to(gate, current)) for gate in gates), key=lambda found: found[1])
+        return failed, _objection(failed, current, before)
+    weighed = ((gate, _objection(gate, current, before)) for gate in gates)
+    return min(weighed, key=lambda found: found[1])
 
 
-def objection_to(gate: StoredGate, current: Entry | None) -> str:
+def _objection(gate: StoredGate, current: Entry | None, before: Entry | None) -> str:
     """Why a model must not be promoted without a word; empty where nothing speaks against it."""
     if not gate.file.passed:
         return f"its gate failed ({', '.join(gate.file.codes())}), see {gate.uri}"
     now = current.digest if current else None
     if gate.file.against_current and gate.file.rival != now:
         then = gate.file.rival[:12] if gate.file.rival else "no model"
+        # A model that was promoted is held against the one that it replaced then, whenever it is
+        # evaluated: no new evaluation leads back to it.
+        advice = (
+            "evaluate it again"
+            if before is None
+            else f"it was current before: `cosalign rollback --to {before.number}`"
+        )
         return (
             f"its gate compared it with {then}, and the current model is "
-            f"{now[:12] if now else 'none'}; evaluate it again"
+            f"{now[:12] if now else 'none'}; {advice}"
         )
     return ""
 

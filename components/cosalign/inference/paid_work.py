@@ -1,11 +1,13 @@
 """Law 3 in one function: pay for what a ledger does not hold, store it as it comes, read the rest.
 
 Generation and judging differ in what a row is, not in how it survives a kill, so both go through
-here. What was flushed is never asked for again; what was not is at most one batch.
+here. What was flushed is never asked for again; what was not is at most one batch, or what came in
+half a minute.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,8 @@ from cosalign.runtime.transient_failures import note_transient_failures
 from cosalign.store.ledger import Ledger
 
 Row = Mapping[str, Any]
+FLUSH_SECONDS = 30.0
+"""Rows are stored after so long, however few they are: a kill costs no more than that."""
 Payer = Callable[[list[int]], Iterator[Row]]
 """Given the positions (in the asked keys) still to pay, yields ledger rows in any order."""
 
@@ -50,7 +54,7 @@ def complete(
         pay: Makes the missing rows. It is not called when nothing is missing, so that an engine
             need not even start.
         work: What the work is called in logs.
-        flush_rows: Rows stored at a time.
+        flush_rows: Rows stored at a time; fewer where they come slowly (:data:`FLUSH_SECONDS`).
         pays: Where ``False``, nothing is made: others have paid, rows that could not be made keep
             their ``failure``, and a row that nobody has stored is an error.
 
@@ -76,13 +80,14 @@ def complete(
 
 def _store(ledger: Ledger, rows: Iterator[Row], flush_rows: int, progress: Progress) -> None:
     batch: list[Row] = []
+    flushed = time.monotonic()
     try:
         for row in rows:
             batch.append(row)
-            if len(batch) >= flush_rows:
+            if len(batch) >= flush_rows or time.monotonic() - flushed >= FLUSH_SECONDS:
                 ledger.append(batch)
                 progress.advance(len(batch))
-                batch = []
+                batch, flushed = [], time.monotonic()
     finally:
         # Also when the engine fails: what it has answered so far was paid for.
         ledger.append(batch)
