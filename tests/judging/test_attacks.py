@@ -109,7 +109,7 @@ def test_an_attacked_batch_leaves_its_neighbours_alone(tokenizer: Opened) -> Non
 def test_what_is_judged_is_given_back(tokenizer: Opened) -> None:
     """All of the attacked text is there for the judge to see: nothing is cut away or translated."""
     if tokenizer.theirs is None or not of_bytes(tokenizer.theirs):
-        return
+        pytest.skip("this vocabulary does not give a text back to the letter")
     for attack in CORPUS.attacks:
         text = unmarked(attack.on(ANSWER, CORPUS.padding))
         ids = PROTOCOLS[0].token_ids(tokenizer.ours, Evidence(PLAIN.prompt, text))
