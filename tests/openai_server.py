@@ -66,6 +66,11 @@ class OpenAiServer:
     stop: Callable[[], None] = lambda: None
     _open: int = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._open > 0
+
     def app(self) -> Starlette:
         """The routes."""
         return Starlette(

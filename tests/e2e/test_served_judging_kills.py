@@ -73,7 +73,8 @@ def graph_over(tmp_path: Path) -> Callable[[OpenAiServer, str], Graph]:
 def answers(server: OpenAiServer) -> int:
     """How many the server has given, once nobody waits for one any more."""
     count = -1
-    while count != (count := sum(server.answered.values())):
+    while server.busy or count != sum(server.answered.values()):
+        count = sum(server.answered.values())
         time.sleep(0.3)
     return count
 

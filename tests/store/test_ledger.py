@@ -180,13 +180,13 @@ def write_rows(root: str, first: int) -> None:
 
 
 def test_writers_do_not_wait_for_one_another(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     firsts = (0, 15, 30)
     writers = [context.Process(target=write_rows, args=(str(tmp_path), n)) for n in firsts]
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join()
+        writer.join(120)
     ledger = drinks(open_storage(str(tmp_path)))
     assert ledger.stats().parts == ledger.stats().rows == 60
     assert texts(ledger, list(range(50))) == [f"beer {n}" for n in range(50)]

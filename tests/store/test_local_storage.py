@@ -25,14 +25,14 @@ def race(root: str, name: str, rounds: int, start: Barrier) -> None:
 
 
 def test_of_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     start = context.Barrier(4)
     names = [f"p{i}" for i in range(4)]
     racers = [context.Process(target=race, args=(str(tmp_path), n, 20, start)) for n in names]
     for racer in racers:
         racer.start()
     for racer in racers:
-        racer.join()
+        racer.join(120)
     assert [racer.exitcode for racer in racers] == [0] * 4
     storage = open_storage(str(tmp_path))
     for i in range(20):
@@ -57,12 +57,12 @@ def increment(root: str, rounds: int) -> None:
 def test_compare_and_swap_loses_no_increment(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     storage.write_bytes("count", b"0")
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=increment, args=(str(tmp_path), 25)) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join()
+        worker.join(120)
     assert storage.read_bytes("count") == b"100"
 
 
@@ -198,12 +198,12 @@ def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
 
 def test_a_lister_survives_files_that_vanish(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     churner = context.Process(target=churn, args=(str(tmp_path),))
     churner.start()
     while churner.is_alive():
         assert {s.path for s in storage.list("parts")} <= {f"parts/{i}" for i in range(40)}
-    churner.join()
+    churner.join(120)
     assert churner.exitcode == 0
 
 

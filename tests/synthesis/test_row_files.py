@@ -59,9 +59,13 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+# Each example writes the file anew. Named here, checks replace the profile's.
+HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 @given(rows=st.lists(ROWS, min_size=1, max_size=6))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=HEALTH)
 def test_every_format_gives_back_what_was_written(
     tmp_path: Path, kind: str, rows: list[Row]
 ) -> None:

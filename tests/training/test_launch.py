@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,8 +74,8 @@ def test_accelerate_knows_every_field_of_the_config() -> None:
 def test_the_first_failure_of_a_rank_is_told(
     exit_code: int, kind: type[CosalignError], tmp_path: Path
 ) -> None:
-    for rank, (time, code) in enumerate([(2, 70), (1, exit_code)]):
-        report = {"time": time, "exit_code": code, "message": f"rank {rank} says"}
+    for rank, (when, code) in enumerate([(2, 70), (1, exit_code)]):
+        report = {"time": when, "exit_code": code, "message": f"rank {rank} says"}
         (tmp_path / f"{rank}.json").write_text(json.dumps(report), encoding="utf-8")
     found = failure_of(tmp_path, 1)
     assert type(found) is kind
@@ -200,10 +201,10 @@ def test_a_sigterm_goes_to_the_ranks_and_the_step_ends_for_a_retry(
 
     def terminate() -> None:
         while not ready.exists():
-            pass
+            time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=terminate).start()
+    threading.Thread(target=terminate, daemon=True).start()
     ended = run_launcher([sys.executable, "-c", script])
     assert ended == (code or EXIT_RETRY)
     assert failure_of(tmp_path, ended).exit_code == EXIT_RETRY

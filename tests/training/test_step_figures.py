@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
@@ -52,6 +52,7 @@ def test_figures_of_a_step() -> None:
     figures.add(_batch(ROWS[:1]))
     figures.add(_batch(ROWS[1:]))
     time.seconds += 2
+    asked = datetime.now(UTC)
     found = figures.of_step(11, 14)
     assert found["tokens"] == TOKENS
     assert found["tokens_per_second"] == TOKENS / 2
@@ -61,8 +62,9 @@ def test_figures_of_a_step() -> None:
     forward += 2 * SHAPE.vocabulary * SHAPE.hidden * SCORED
     forward += 4 * SHAPE.layers * SHAPE.query * _attended()
     assert found["mfu"] == pytest.approx(3 * forward / 2 / 1e3, rel=1e-2)
-    end = datetime.fromisoformat(str(found["estimated_end"])) - datetime.now(UTC)
-    assert 4 <= end.total_seconds() <= 7
+    end = datetime.fromisoformat(str(found["estimated_end"]))
+    # Six steps of a second are left; the end is told in whole seconds.
+    assert asked + timedelta(seconds=5) <= end <= datetime.now(UTC) + timedelta(seconds=7)
     assert isinstance(found["memory_gib"], float)
     assert found["memory_gib"] > 0.01
 
