@@ -31,7 +31,10 @@ ENV TORCH_COMPILE_DISABLE=1
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends libnuma1 >/dev/null \
   && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 
+# GKE has no container runtime of NVIDIA's: it mounts the driver's libraries into a pod, at this folder, and nothing puts them
+# on the loader's path. Where there is such a runtime, it mounts them by the two other variables, as in NVIDIA's own bases.
 FROM base AS system-cuda
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev >/dev/null \
   && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 
