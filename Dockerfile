@@ -33,8 +33,10 @@ RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends libn
 
 # GKE has no container runtime of NVIDIA's: it mounts the driver's libraries into a pod, at this folder, and nothing puts them
 # on the loader's path. Where there is such a runtime, it mounts them by the two other variables, as in NVIDIA's own bases.
+# vLLM's default sampler would have FlashInfer build kernels with nvcc when an engine starts, and there is no nvcc here.
 FROM base AS system-cuda
 ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV VLLM_USE_FLASHINFER_SAMPLER=0
 RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends gcc libc6-dev >/dev/null \
   && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cosalign.inference.vllm_engine import QUIET_ENVIRONMENT
+
 ROOT = Path(__file__).parents[2]
 ON_GPUS = ("synthesis", "scoring", "evaluation", "training")
 
@@ -38,3 +40,16 @@ def test_the_driver_that_a_node_mounts_is_found() -> None:
     # NVIDIA's runtime mounts nothing unless it is asked; "compute" is libcuda, "utility" NVML.
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
     assert set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
+
+
+@pytest.mark.parametrize("environment", [_environment("system-cuda"), QUIET_ENVIRONMENT])
+def test_no_sampler_is_built_where_there_is_no_nvcc(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import envs
+
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    assert envs.environment_variables["VLLM_USE_FLASHINFER_SAMPLER"]() is True
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert envs.environment_variables["VLLM_USE_FLASHINFER_SAMPLER"]() is False

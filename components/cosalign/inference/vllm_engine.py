@@ -61,6 +61,9 @@ QUIET_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TQDM_DISABLE": "1",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # On GPUs FlashInfer's sampler builds its kernels with nvcc when an engine starts, and wheels
+    # bring none; vLLM 0.32 does not look before it picks it. Its own sampler needs Triton alone.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 Request = TypeVar("Request", GenerationRequest, LabelRequest, ScoreRequest)
