@@ -15,6 +15,8 @@ from tests.charts.kubernetes_tools import kubectl
 from tests.charts.object_schemas import problems
 from tests.charts.rendering import CHART, ROOT, Object, merged, objects_in, of_kind, render, the
 
+from cosalign.runtime.run_config import STORED_CONFIGS
+
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("development", "production")
 RECONCILING = yaml.safe_load((CHART / "ci" / "reconcile-values.yaml").read_text("utf-8"))
@@ -113,14 +115,16 @@ def test_roles_go_to_the_accounts_that_the_chart_makes(name: str) -> None:
     assert holders == accounts
 
 
-def test_the_submitter_writes_below_runs_alone() -> None:
+def test_the_submitter_writes_run_configs_alone() -> None:
+    values = yaml.safe_load((CHART / "ci" / "gke-values.yaml").read_text("utf-8"))
+    bucket, _, prefix = values["storage"]["root"].removeprefix("gs://").partition("/")
+    assert bucket == _settings("production")["bucket"]
     grants = of_kind(_overlay("production"), "IAMPolicyMember")
-    own = [g["spec"] for g in grants.values() if g["spec"]["member"].endswith("submitter")]
-    for grant in own:
-        if grant["role"] != "roles/storage.objectViewer":
-            bucket = _settings("production")["bucket"]
-            where = f'"projects/_/buckets/{bucket}/objects/cosalign/runs/"'
-            assert grant["condition"]["expression"] == f"resource.name.startsWith({where})"
+    own = [g["spec"] for g in grants.values() if g["spec"]["member"].endswith("-submitter")]
+    (writes,) = [grant for grant in own if grant["role"] != "roles/storage.objectViewer"]
+    where = f"projects/_/buckets/{bucket}/objects/{prefix}/{STORED_CONFIGS}/"
+    assert writes["role"] == "roles/storage.objectUser"
+    assert writes["condition"]["expression"] == f'resource.name.startsWith("{where}")'
 
 
 def test_gpu_nodes_are_tainted_and_go_down_to_none_and_the_cpu_pool_is_not() -> None:

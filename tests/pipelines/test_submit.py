@@ -17,6 +17,7 @@ from cosalign.domain.fingerprint import content_sha256
 from cosalign.pipelines.command_line import main
 from cosalign.retraining.shipped_pipelines import compiled_path, shipped_pipeline
 from cosalign.retraining.submission import version_name
+from cosalign.runtime.run_config import STORED_CONFIGS
 from cosalign.store.storage import read_uri
 
 
@@ -35,7 +36,7 @@ def words(kubeflow: FakeKubeflow, gcs_root: str) -> list[str]:
 
 
 def test_a_run_is_started_from_a_version_named_by_content(
-    kubeflow: FakeKubeflow, words: list[str], capsys: pytest.CaptureFixture[str]
+    kubeflow: FakeKubeflow, words: list[str], gcs_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kubeflow.states = ["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]
     more = ["-p", "shards=3", "-p", 'tolerations=[{"key": "gpu", "operator": "Exists"}]',
@@ -54,6 +55,7 @@ def test_a_run_is_started_from_a_version_named_by_content(
     sent = run["runtime_config"]["parameters"]
     assert sent["shards"] == 3
     assert sent["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert sent["run_config_uri"].startswith(f"{gcs_root}/{STORED_CONFIGS}/")
     assert content_sha256(read_uri(sent["run_config_uri"])) == sent["run_config_digest"]
     labels = json.loads(run["description"])
     assert labels == {"cosalign.dev/config": sent["run_config_digest"], "team": "safety"}

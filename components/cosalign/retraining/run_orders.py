@@ -22,7 +22,7 @@ from cosalign.domain.run_config import RunConfig
 from cosalign.domain.validation import validated
 from cosalign.retraining.run_lane import Kind, RunPlan
 from cosalign.retraining.submitters import RunOrder
-from cosalign.runtime.run_config import dump_run_config, run_config_digest
+from cosalign.runtime.run_config import dump_run_config, run_config_digest, stored_config_path
 from cosalign.store.accepted_configs import AcceptedConfig
 from cosalign.store.model_pointer import Entry
 from cosalign.store.storage import Storage
@@ -136,7 +136,7 @@ class RunMaker:
         folder = self._write_configs(covers, names)
         config = self._config(kind, folder, seen, about, current, record)
         data, digest = dump_run_config(config).encode(), run_config_digest(config)
-        path = f"configs/{digest}.yaml"
+        path = stored_config_path(digest)
         if self.storage.stat(path) is None:
             self.storage.write_bytes(path, data)
         model = current.digest if current else None

@@ -22,6 +22,9 @@ from cosalign.domain.validation import validated
 from cosalign.domain.yaml_text import dump_yaml, parse_yaml, yaml_value
 from cosalign.store.storage import read_uri
 
+STORED_CONFIGS = "configs"
+"""Where configs of submitted runs lie below a storage root: all that a submitter writes there."""
+
 _PATH_LISTS = (
     ("taxonomy", "files"),
     ("prompts", "files"),
@@ -72,6 +75,11 @@ def dump_run_config(config: RunConfig) -> str:
 def run_config_digest(config: RunConfig) -> str:
     """SHA-256 of the dumped config."""
     return content_sha256(dump_run_config(config).encode())
+
+
+def stored_config_path(digest: str) -> str:
+    """Where a submitted run's config lies below the storage root, by its SHA-256."""
+    return f"{STORED_CONFIGS}/{digest}.yaml"
 
 
 def read_run_config(uri: str, digest: str | None) -> RunConfig:

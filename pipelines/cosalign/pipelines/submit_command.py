@@ -19,7 +19,12 @@ from cosalign.retraining.submission import (
     follow,
     refuse_failed,
 )
-from cosalign.runtime.run_config import dump_run_config, load_run_config, run_config_digest
+from cosalign.runtime.run_config import (
+    dump_run_config,
+    load_run_config,
+    run_config_digest,
+    stored_config_path,
+)
 from cosalign.store.storage import open_storage
 
 _POLL_SECONDS = 10.0
@@ -54,7 +59,7 @@ def submit_command(**given: Any) -> None:
             "gs:// (--set storage.root=gs://BUCKET/PREFIX)"
         )
     digest = run_config_digest(config)
-    storage, path = open_storage(config.storage.root), f"configs/{digest}.yaml"
+    storage, path = open_storage(config.storage.root), stored_config_path(digest)
     pipeline = parse_pipeline(compiled_path(given["name"]).read_bytes(), given["name"])
     own: dict[str, Json] = {
         "run_config_uri": storage.uri_of(path),
