@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ Body = dict[str, Any]
 
 @dataclass
 class FakeKubeflow:
-    """What the server holds; ``states`` are given out one after the other, the last for ever."""
+    """What the server holds; ``states`` are given out one after the other, the last for ever.
+
+    ``looks`` are the statuses that looks at a run are answered with first; ``task_states`` are the
+    states of its tasks, by name.
+    """
 
     pipelines: list[Body] = field(default_factory=list)
     versions: list[Body] = field(default_factory=list)
@@ -34,6 +39,8 @@ class FakeKubeflow:
     runs: list[Body] = field(default_factory=list)
     packages: list[str] = field(default_factory=list)
     states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])
+    looks: list[int] = field(default_factory=list)
+    task_states: list[tuple[str, str]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -109,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             fake.terminated.append(route.removeprefix("post /runs/").removesuffix(":terminate"))
             return 200, {}
         if route.startswith("get /runs/"):
+            if fake.looks and (status := fake.looks.pop(0)) != HTTPStatus.OK:
+                return status, {"error": "told to"}
             run = self._run(route.rpartition("/")[2])
             return (404, {"error": "no such run"}) if run is None else (200, run)
         if route not in answers:
@@ -135,7 +144,13 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         state = self.kubeflow.state()
         error = {"error": {"code": 13, "message": self.kubeflow.message}}
-        return {**run, "state": state, **(error if self.kubeflow.message else {})}
+        tasks = [{"display_name": name, "state": s} for name, s in self.kubeflow.task_states]
+        return {
+            **run,
+            "state": state,
+            "run_details": {"task_details": tasks},
+            **(error if self.kubeflow.message else {}),
+        }
 
     def _checked(
         self, method: str, path: str, query: dict[str, list[str]], data: bytes | None

@@ -15,6 +15,7 @@ from tests.pipelines.kfp_server import FakeKubeflow, kfp_server
 
 from cosalign.domain.fingerprint import content_sha256
 from cosalign.pipelines.command_line import main
+from cosalign.retraining.connection import open_kubeflow
 from cosalign.retraining.shipped_pipelines import compiled_path, shipped_pipeline
 from cosalign.retraining.submission import version_name
 from cosalign.runtime.run_config import STORED_CONFIGS
@@ -118,6 +119,42 @@ def test_a_server_that_refuses_says_whose_fault_it_is(
     said = capsys.readouterr().err
     assert str(status) in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_run_that_can_no_longer_be_looked_at_is_not_said_to_have_failed(
+    status: int, kubeflow: FakeKubeflow, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubeflow.states, kubeflow.looks = ["RUNNING"], [200, status]
+    assert main(words) == 75
+    shown = capsys.readouterr()
+    assert "run r1: running" in shown.out
+    assert "'r1'" in shown.err
+    assert f"{status}" in shown.err
+    assert "The run goes on" in shown.err
+
+
+def test_a_token_file_that_is_renewed_is_read_again(kubeflow: FakeKubeflow, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first")
+    server = open_kubeflow(kubeflow.url, None, None, token)
+    server.state("r1")
+    token.write_text("renewed\n")
+    server.state("r1")
+    assert kubeflow.tokens == {"Bearer first", "Bearer renewed"}
+
+
+def test_the_states_of_tasks_are_shown_once_and_kfps_own_are_not(
+    kubeflow: FakeKubeflow, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubeflow.states = ["RUNNING", "RUNNING", "SUCCEEDED"]
+    kubeflow.task_states = [("root-driver", "SUCCEEDED"), ("prepare-driver", "SUCCEEDED"),
+                            ("prepare", "SUCCEEDED"), ("generation", "RUNNING"),
+                            ("generation", "SUCCEEDED"), ("generation", "RUNNING")]  # fmt: skip
+    assert main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-4:] == ["run r1: running", "  generation: 2 running, 1 succeeded",
+                         "  prepare: succeeded", "run r1: succeeded"]  # fmt: skip
 
 
 def test_a_token_is_taken_from_the_environment_alone(

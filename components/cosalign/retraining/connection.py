@@ -21,7 +21,8 @@ _OPTIONS = (
         "--token-file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="File of a bearer token: a pod's service account token, for instance.",
+        help="File of a bearer token, read anew for each request: a pod's service account token, "
+        "for instance.",
     ),
 )
 
@@ -51,20 +52,29 @@ def open_kubeflow(
         ) from None
     if not host:
         raise UserError("name Kubeflow's address with --host URL or KF_PIPELINES_ENDPOINT")
-    token = _token(token_env, token_file)
+    signed_in = _signed_in(token_env, token_file)
     with explained(f"reach Kubeflow Pipelines at {host}"):
-        return Kubeflow(kfp.Client(host=host, existing_token=token), namespace)
+        return Kubeflow(kfp.Client(host=host, **signed_in), namespace)
 
 
-def _token(token_env: str | None, token_file: Path | None) -> str | None:
+def _signed_in(token_env: str | None, token_file: Path | None) -> dict[str, Any]:
+    """What kfp's client signs in with, as its arguments."""
     if token_env and token_file:
         raise UserError("--token-env and --token-file both name a token; give one")
     if token_file:
-        try:
-            return token_file.read_text("utf-8").strip()
-        except OSError as problem:
-            raise UserError(f"--token-file {token_file}: {problem.strerror}") from None
+        return {"credentials": _file_credentials(token_file)}
     token = os.environ.get(token_env) if token_env else None
     if token_env and not token:
         raise UserError(f"--token-env {token_env}: there is no such environment variable")
-    return token
+    return {"existing_token": token}
+
+
+def _file_credentials(token_file: Path) -> Any:
+    """A token that is read anew for each request: whoever renews it is slower than a run."""
+    from kfp.client import ServiceAccountTokenVolumeCredentials
+
+    try:
+        token_file.read_bytes()
+    except OSError as problem:
+        raise UserError(f"--token-file {token_file}: {problem.strerror}") from None
+    return ServiceAccountTokenVolumeCredentials(str(token_file))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +27,21 @@ ENDED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WELL = {"SUCCEEDED", "SKIPPED"}
 CONFLICT = 409
 NOT_FOUND = 404
+REFUSED = {401, 403}
 THROTTLED = 429
 SERVERS_FAULT = 500
 
 
 class KubeflowUnavailable(TransientError):
     """The Kubeflow Pipelines server did not answer, or is overloaded."""
+
+
+class KubeflowRefused(UserError):
+    """The server does not take the token, or not for what is asked."""
+
+
+class RunLost(TransientError):
+    """A run that goes on can no longer be looked at; ``exit_code`` is 75, since nothing failed."""
 
 
 class RunFailed(CosalignError):
@@ -63,11 +73,20 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunState:
-    """How a run is doing; ``message`` is the server's, where it failed."""
+    """How a run is doing.
+
+    Attributes:
+        run_id: Its id.
+        state: KFP's word for it.
+        message: The server's, where it failed.
+        tasks: States by task, ``running``, or ``3 running, 1 succeeded`` of one in a loop; KFP's
+            own drivers are tasks too.
+    """
 
     run_id: str
     state: str
     message: str = ""
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -231,21 +250,30 @@ def follow(
 
     Args:
         read: Gives the run's state.
-        on_change: Is told of each new state.
+        on_change: Is told of each new state, of the run or of a task.
         seconds: Time between two looks.
+
+    Raises:
+        RunFailed: There is no such run any more.
+        RunLost: The server no longer lets it be looked at.
     """
-    shown = ""
+    shown: RunState | None = None
     while True:
         try:
             now = read()
         except KubeflowUnavailable:
             time.sleep(seconds)
             continue
+        except KubeflowRefused as problem:
+            raise RunLost(
+                f"{problem}. The run goes on, and Kubeflow's UI shows it; a token that outlives "
+                "this command is read from a file that is renewed (--token-file)"
+            ) from None
         if now is None:
             raise RunFailed("the run is gone: somebody deleted it")
-        if now.state != shown:
+        if now != shown:
             on_change(now)
-            shown = now.state
+            shown = now
         if now.ended:
             return now
         time.sleep(seconds)
@@ -260,7 +288,21 @@ def refuse_failed(run: RunState) -> None:
 
 def _state_of(run: Any) -> RunState:
     message = run.error.message if run.error else ""
-    return RunState(str(run.run_id), run.state or "PENDING", message or "")
+    return RunState(str(run.run_id), run.state or "PENDING", message or "", _tasks_of(run))
+
+
+def _tasks_of(run: Any) -> dict[str, str]:
+    states: dict[str, Counter[str]] = {}
+    for task in (run.run_details and run.run_details.task_details) or ():
+        counted = states.setdefault(str(task.display_name), Counter())
+        counted[str(task.state or "PENDING").lower()] += 1
+    return {name: _counted(found) for name, found in states.items()}
+
+
+def _counted(states: Counter[str]) -> str:
+    if states.total() == 1:
+        return next(iter(states))
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
 
 
 def _named(name: str) -> str:
@@ -283,7 +325,8 @@ def explained(what: str) -> Iterator[None]:
 
     Raises:
         KubeflowUnavailable: The server does not answer, or says that it cannot now.
-        UserError: It refuses.
+        KubeflowRefused: It does not take the token, or not for this.
+        UserError: It refuses for another reason.
     """
     from kfp_server_api.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -294,7 +337,8 @@ def explained(what: str) -> Iterator[None]:
         status = problem.status or 0
         if status >= SERVERS_FAULT or status in (0, THROTTLED):
             raise KubeflowUnavailable(f"cannot {what}: status {status}; try again") from None
-        raise UserError(
+        refusal = KubeflowRefused if status in REFUSED else UserError
+        raise refusal(
             f"cannot {what}: the server answers {status} ({_reason(problem)}); check the address, "
             "the namespace and your rights"
         ) from None

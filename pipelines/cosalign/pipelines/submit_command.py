@@ -50,7 +50,8 @@ def submit_command(**given: Any) -> None:
     """Run NAME (cosalign or evaluate) on Kubeflow Pipelines.
 
     The exit code is the run's: 0 where it succeeded, 1 where it failed or was cancelled; 75 where
-    the server did not answer. It goes on if this command is stopped.
+    the server did not answer, or no longer lets the run be looked at. It goes on if this command is
+    stopped.
     """
     config = load_run_config(given["profile"], given["overrides"])
     if "://" not in config.storage.root or config.storage.root.startswith("file://"):
@@ -79,7 +80,8 @@ def submit_command(**given: Any) -> None:
     run_id = server.start(*server.version(given["name"], shipped_pipeline(given["name"])), request)
     click.echo(f"run {run_id}: {request.name}")
     if given["wait"]:
-        refuse_failed(follow(lambda: server.state(run_id), _show, given["poll_seconds"]))
+        progress = _Progress({task.name for task in pipeline.tasks})
+        refuse_failed(follow(lambda: server.state(run_id), progress.show, given["poll_seconds"]))
 
 
 def _sent(own: dict[str, Json], checked: dict[str, Json]) -> dict[str, Json]:
@@ -87,5 +89,19 @@ def _sent(own: dict[str, Json], checked: dict[str, Json]) -> dict[str, Json]:
     return {name: checked[name] for name in own}
 
 
-def _show(run: RunState) -> None:
-    click.echo(f"run {run.run_id}: {run.state.lower()}")
+class _Progress:
+    """Prints what is new of a run: its state, and those of the pipeline's tasks."""
+
+    def __init__(self, tasks: set[str]) -> None:
+        self._shown: dict[str, str] = {}
+        self._tasks = tasks
+
+    def show(self, run: RunState) -> None:
+        self._line(f"run {run.run_id}", run.state.lower())
+        for name in sorted(self._tasks & run.tasks.keys()):
+            self._line(f"  {name}", run.tasks[name])
+
+    def _line(self, what: str, state: str) -> None:
+        if self._shown.get(what) != state:
+            self._shown[what] = state
+            click.echo(f"{what}: {state}")
