@@ -61,5 +61,32 @@ def test_the_end_of_a_run_names_the_record_of_its_results(world: TaskWorld) -> N
     assert end(world, {})["record"] == storage.uri_of(f"steps/evaluation/{'b' * 64}/manifest.json")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"run_config_uri": "/no/such/config.yaml"}, "/no/such/config.yaml"),
+        ({"run_config_digest": "0" * 64}, "a run&#x27;s config must not change"),
+    ],
+)
+def test_a_run_whose_config_cannot_be_read_is_reported_on_the_page(
+    world: TaskWorld, parameters: dict[str, str], said: str
+) -> None:
+    status = {"state": "FAILED", "error": {"message": "prepare failed"}}
+    words = world.words(artifact="outcome", parameters={"status": status, **parameters})
+    assert main([*words, "--run-id", "run-7"]) == 0
+    for part in ("FAILED", "prepare failed", "To be mended", said):
+        assert part in page(world)
+    assert world.metadata("outcome") == {}
+    assert not (world.root / "out").exists()
+
+
+def test_a_storage_that_cannot_be_written_is_reported_on_the_page(world: TaskWorld) -> None:
+    (world.root / "out").write_text("a file, where a folder should be")
+    words = world.words(artifact="outcome", parameters={"status": {"state": "SUCCEEDED"}})
+    assert main([*words, "--run-id", "run-7"]) == 0
+    assert "SUCCEEDED" in page(world)
+    assert f"{world.root}/out" in page(world)
+
+
 def test_a_run_without_a_status_is_reported_as_unknown(world: TaskWorld) -> None:
     assert end(world, None)["state"] == "UNKNOWN"

@@ -4,7 +4,8 @@ KFP's retries know no exit codes: a config that is wrong would take a GPU node t
 minutes apart. So an attempt that ends with such an error leaves a marker in storage, under the
 address of the task's own outputs. That address is the same for all attempts at one task of one run,
 and another for every other, so that the next run starts with no marker. Outputs in a local folder
-(``cosalign run``, plain flags) leave none: there only what may pass is tried again.
+(``cosalign run``, plain flags) leave none: there only what may pass is tried again. Nor does a run
+config that cannot be read, since it names the storage: its run's first task alone is tried again.
 """
 
 from __future__ import annotations

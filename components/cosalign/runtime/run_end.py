@@ -2,7 +2,9 @@
 
 A failed KFP run shows a red box and a pod's log that is soon gone. This leaves ``outcome.json``
 beside the run's other results and one page in the UI: the state, KFP's own message, and the
-messages of tasks that ended for good. It never fails a run by itself: what cannot be read is said.
+messages of tasks that ended for good. It never fails a run by itself: what cannot be read is said,
+on the page alone where that is the run config, which names the storage; what may pass is tried
+again.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import argparse
 import html
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cosalign.domain.errors import ConfigError
+from cosalign.domain.errors import ConfigError, UserError
 from cosalign.runtime.executor import ExecutorIo, parse_executor_input
 from cosalign.runtime.exit_codes import run_and_exit_code
 from cosalign.runtime.logs import configure_logs, get_logger
@@ -77,13 +79,23 @@ def outcome_of(
         status: KFP's ``PipelineTaskFinalStatus``.
         config_digest: SHA-256 of the run config.
     """
+    failures = permanent_failures(storage, f"/{run_id}/")
+    return _outcome(run_id, status, failures, run_record_uri(storage, config_digest))
+
+
+def _outcome(
+    run_id: str,
+    status: dict[str, Any],
+    failures: Iterable[PermanentFailure],
+    record: str | None = None,
+) -> Outcome:
     return Outcome(
         run_id=run_id,
         state=str(status.get("state", "UNKNOWN")),
         message=str((status.get("error") or {}).get("message", "")),
-        failures=tuple(permanent_failures(storage, f"/{run_id}/")),
+        failures=tuple(failures),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        record=run_record_uri(storage, config_digest),
+        record=record,
     )
 
 
@@ -99,15 +111,35 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--run-id", required=True, help="the run's id")
     args = parser.parse_args(argv)
     io = parse_executor_input(args.executor_input)
+    status = _status(io)
+    try:
+        outcome = _kept(io, args.run_id, status)
+    except UserError as problem:
+        # Another attempt would end the same way, and show nobody why.
+        outcome = _outcome(args.run_id, status, [_unread(io, problem)])
+    for name in io.outputs:
+        io.write_output(name, outcome.as_page().encode())
+    io.finish()
+    failed = [failure.address for failure in outcome.failures]
+    get_logger(__name__).info("run_ended", run=outcome.run_id, state=outcome.state, failed=failed)
+
+
+def _kept(io: ExecutorIo, run_id: str, status: dict[str, Any]) -> Outcome:
+    """The outcome, which then lies beside the run's other results."""
     config = read_run_config(
         io.parameters["run_config_uri"], io.parameters.get("run_config_digest") or None
     )
     storage = open_storage(config.storage.root)
     digest = io.parameters.get("run_config_digest") or run_config_digest(config)
-    outcome = outcome_of(storage, args.run_id, _status(io), digest)
-    _write(storage, io, outcome)
-    failed = [failure.address for failure in outcome.failures]
-    get_logger(__name__).info("run_ended", run=outcome.run_id, state=outcome.state, failed=failed)
+    outcome = outcome_of(storage, run_id, status, digest)
+    text = json.dumps(asdict(outcome), indent=2)
+    storage.write_bytes(f"runs/{run_id}/outcome.json", f"{text}\n".encode())
+    return outcome
+
+
+def _unread(io: ExecutorIo, problem: UserError) -> PermanentFailure:
+    get_logger(__name__).warning("outcome_not_kept", reason=str(problem))
+    return PermanentFailure(io.parameters["run_config_uri"], str(problem))
 
 
 def _status(io: ExecutorIo) -> dict[str, Any]:
@@ -116,14 +148,6 @@ def _status(io: ExecutorIo) -> dict[str, Any]:
     if not isinstance(status, dict):
         raise ConfigError(f"the final status is no object: {status!r}")
     return status
-
-
-def _write(storage: Storage, io: ExecutorIo, outcome: Outcome) -> None:
-    text = json.dumps(asdict(outcome), indent=2)
-    storage.write_bytes(f"runs/{outcome.run_id}/outcome.json", f"{text}\n".encode())
-    for name in io.outputs:
-        io.write_output(name, outcome.as_page().encode())
-    io.finish()
 
 
 if __name__ == "__main__":
