@@ -78,6 +78,23 @@ def test_parameters_have_the_cluster_s_defaults() -> None:
     assert after["metadata"]["name"] != before["metadata"]["name"]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"node_selector": {"pool": "a"}}, {"pool": "a"}),
+        ({"node_selector": {"pool": "a"}, "training_node_selector": {"b": "c"}}, {"b": "c"}),
+        ({"node_selector": {"pool": "a"}, "training_node_selector": {}}, {}),
+    ],
+)
+def test_training_runs_on_the_common_nodes_unless_values_name_others(
+    given: Values, expected: Values
+) -> None:
+    versions = _versions({**_digests(), "pipelines": {"parameters": given}})
+    parameters = versions["cosalign"]["spec"]["pipelineSpec"]["root"]["inputDefinitions"]
+    assert parameters["parameters"]["training_node_selector"]["defaultValue"] == expected
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_kfp_can_read_the_spec(name: str) -> None:
     ParseDict(_versions()[name]["spec"]["pipelineSpec"], PipelineSpec())

@@ -142,6 +142,24 @@ def test_gpu_nodes_are_tainted_and_go_down_to_none_and_the_cpu_pool_is_not() -> 
             assert pool["spec"]["autoscaling"]["minNodeCount"] >= 1
 
 
+def test_tasks_are_placed_on_the_pools_that_are_there_for_them() -> None:
+    values = yaml.safe_load((CHART / "ci" / "gke-values.yaml").read_text("utf-8"))
+    given = values["pipelines"]["parameters"]
+    objects = of_kind(_overlay("production"), "ContainerNodePool")
+    pools = {name: pool["spec"]["nodeConfig"] for name, pool in objects.items()}
+
+    def selected(selector: dict[str, str]) -> list[str]:
+        return [n for n, node in pools.items() if selector.items() <= node["labels"].items()]
+
+    assert selected(given["node_selector"]) == ["cosalign-a100-40gb"]
+    assert selected(given["training_node_selector"]) == ["cosalign-a100-80gb"]
+    assert selected(given["cpu_node_selector"]) == ["cosalign-cpu"]
+    gpus = pools["cosalign-a100-80gb"]["guestAccelerator"][0]["count"]
+    assert int(given["training_accelerator_count"]) == gpus
+    tolerated = {one["key"] for one in given["tolerations"]}
+    assert tolerated == {taint["key"] for node in pools.values() for taint in node.get("taint", ())}
+
+
 def test_the_trainer_fits_a_node_of_its_pool() -> None:
     pools = of_kind(_overlay("production"), "ContainerNodePool")
     node = pools["cosalign-a100-80gb"]["spec"]["nodeConfig"]["guestAccelerator"][0]

@@ -106,7 +106,7 @@ def test_every_parameter_that_a_group_uses_was_handed_into_it(graph: str) -> Non
 
 def test_few_parameters_and_each_is_explained(graph: str) -> None:
     definitions = shipped_pipeline(graph).pipeline["root"]["inputDefinitions"]["parameters"]
-    assert len(definitions) <= 17
+    assert len(definitions) <= 19
     assert all(len(item["description"]) > 10 for item in definitions.values())
     required = {name for name, item in definitions.items() if not item.get("isOptional")}
     model = {"model_uri"} if graph == "evaluate" else set()
@@ -152,8 +152,14 @@ def test_only_tasks_that_pay_or_train_are_on_the_gpu_pool(task: Task) -> None:
     assert all(m["medium"] == "Memory" and m["sizeLimit"] for m in shm)
     if task.name != "run-end":
         selector = platform["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
-        expected = "node_selector" if on_gpu else "cpu_node_selector"
-        assert selector == f"pipelinechannel--{expected}"
+        pool = "training_" if task.name == "training" else "" if on_gpu else "cpu_"
+        assert selector == f"pipelinechannel--{pool}node_selector"
+        given = [
+            one["tolerationJson"]["componentInputParameter"] for one in platform["tolerations"]
+        ]
+        shared = ["tolerations"] if task.name == "training" else []
+        names = [*shared, f"{pool}tolerations"]
+        assert given == [f"pipelinechannel--{name}" for name in names]
 
 
 def test_secrets_are_named_by_parameter_and_may_be_missing(task: Task) -> None:

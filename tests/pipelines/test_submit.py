@@ -65,6 +65,19 @@ def test_a_run_is_started_from_a_version_named_by_content(
     assert shown == ["run r1: spring", "run r1: pending", "run r1: running", "run r1: succeeded"]
 
 
+def test_training_goes_where_other_gpu_tasks_go_unless_told_otherwise(
+    kubeflow: FakeKubeflow, words: list[str]
+) -> None:
+    common, own = ["-p", 'node_selector={"pool": "a"}'], ["-p", 'training_node_selector={"b": "c"}']
+    for more in ([], common, [*common, *own]):
+        assert main([*words, "--no-wait", *more]) == 0
+    sent = [run["runtime_config"]["parameters"] for run in kubeflow.runs]
+    assert [one.get("training_node_selector") for one in sent] == [None, {"pool": "a"}, {"b": "c"}]
+    model = ["-p", "model_uri=gs://bucket/model"]
+    assert main([words[0], "evaluate", *words[1:], "--no-wait", *common, *model]) == 0
+    assert "training_node_selector" not in kubeflow.runs[-1]["runtime_config"]["parameters"]
+
+
 def test_the_same_pipeline_is_uploaded_once(kubeflow: FakeKubeflow, words: list[str]) -> None:
     for _ in range(2):
         assert main(words) == 0

@@ -25,13 +25,17 @@ from cosalign.pipelines.local_run import LocalRun
 from cosalign.pipelines.placement import SHARED_MEMORY
 from cosalign.retraining.shipped_pipelines import PIPELINES, compiled_path, platform_path
 
-GIVEN = {
+GIVEN: dict[str, Any] = {
     "run_config_uri": "gs://b/c.yaml",
     "run_config_digest": "0" * 64,
     "accelerator_count": "2",
     "node_selector": {"pool": "a100"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     "secret": "tokens",
+}
+TRAINING: dict[str, Any] = {
+    "training_node_selector": {"pool": "nvlink"},
+    "training_tolerations": [{"key": "dedicated", "value": "training"}],
 }
 
 
@@ -63,7 +67,7 @@ def jobs(
     )
     recorder = Recorder()
     folder = tmp_path_factory.mktemp(name)
-    more: dict[str, Any] = {"model_uri": "gs://b/m"} if name == "evaluate" else {}
+    more: dict[str, Any] = {"model_uri": "gs://b/m"} if name == "evaluate" else TRAINING
     LocalRun(pipeline, "r1", folder, recorder, lambda _: None, "gs://b/a").execute(GIVEN | more)
     return recorder.jobs
 
@@ -87,8 +91,12 @@ def test_what_the_pipeline_asks_for_is_in_the_pod(jobs: dict[str, Object]) -> No
     assert on_gpus
     for job in on_gpus:
         pod = job["spec"]["template"]["spec"]
-        assert pod["nodeSelector"] == {"pool": "a100"}
-        assert pod["tolerations"] == GIVEN["tolerations"]
+        if job is jobs.get("training"):
+            assert pod["nodeSelector"] == {"pool": "nvlink"}
+            assert pod["tolerations"] == [*GIVEN["tolerations"], *TRAINING["training_tolerations"]]
+        else:
+            assert pod["nodeSelector"] == {"pool": "a100"}
+            assert pod["tolerations"] == GIVEN["tolerations"]
         mounts = {mount["mountPath"] for mount in container(job)["volumeMounts"]}
         assert {SHARED_MEMORY, "/home/cosalign", "/gcs"} <= mounts
         token = {e["name"]: e for e in container(job)["env"]}["HF_TOKEN"]

@@ -89,10 +89,12 @@ def test_one_run_is_started_and_followed_to_a_promoted_model(
 ) -> None:
     image = "training_image=registry/training@sha256:1"
     for _ in range(3):
-        assert desk.reconcile("-p", image, "-p", "shards=2", "--service-account", "runner") == 0
+        more = ["-p", "node_selector={pool: a100}", "--service-account", "runner"]
+        assert desk.reconcile("-p", image, "-p", "shards=2", *more) == 0
     (run,) = desk.kubeflow.runs
     sent = run["runtime_config"]["parameters"]
     assert (sent["training_image"], sent["shards"]) == ("registry/training@sha256:1", 2)
+    assert sent["node_selector"] == sent["training_node_selector"] == {"pool": "a100"}
     assert run["service_account"] == "runner"
     labels = json.loads(run["description"])
     assert labels["cosalign.dev/reconcile"] == "main"

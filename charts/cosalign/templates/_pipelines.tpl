@@ -51,7 +51,12 @@ made, so that one name never means two contents: KFP holds a version's spec immu
 {{- $_ := set $parameter "defaultValue" (include "cosalign.image" (list $root (trimSuffix "_image" $name))) }}
 {{- end }}
 {{- end }}
-{{- range $name, $default := $root.Values.pipelines.parameters }}
+{{- /* Training runs on the nodes of the other GPU tasks unless values say otherwise; a pipeline's default is a constant. */}}
+{{- $given := deepCopy $root.Values.pipelines.parameters }}
+{{- if and (hasKey $given "node_selector") (not (hasKey $given "training_node_selector")) }}
+{{- $_ := set $given "training_node_selector" $given.node_selector }}
+{{- end }}
+{{- range $name, $default := $given }}
 {{- with dig "inputDefinitions" "parameters" $name dict $spec.root }}
 {{- $_ := set . "defaultValue" $default }}
 {{- end }}

@@ -13,6 +13,7 @@ from cosalign.retraining.submission import (
     RunRequest,
     RunState,
     version_name,
+    with_training_placed,
 )
 from cosalign.retraining.submitters import RunOrder, RunStatus, SubmittedRun
 
@@ -97,7 +98,8 @@ class KubeflowSubmitter:
         self.server.cancel(run_id)
 
     def _taken(self, compiled: CompiledPipeline) -> dict[str, Json]:
-        return {n: value for n, value in self.parameters.items() if n in compiled.parameters}
+        taken = {n: value for n, value in self.parameters.items() if n in compiled.parameters}
+        return with_training_placed(taken, compiled)
 
 
 def _submitted(state: RunState) -> SubmittedRun:

@@ -99,6 +99,16 @@ def version_name(name: str, compiled: CompiledPipeline) -> str:
     return f"{name}-{VERSION}-{content_sha256(compiled.package().encode())[:12]}"
 
 
+def with_training_placed(given: Mapping[str, Json], compiled: CompiledPipeline) -> dict[str, Json]:
+    """Parameters of a run, training on the nodes of the other GPU tasks unless they say otherwise.
+
+    A pipeline cannot say so by itself: a default is a constant. The chart does the same.
+    """
+    if "node_selector" in given and "training_node_selector" in compiled.parameters:
+        return {"training_node_selector": given["node_selector"], **given}
+    return dict(given)
+
+
 class Kubeflow:
     """A Kubeflow Pipelines server.
 

@@ -93,6 +93,8 @@ def cosalign(
     training_accelerator_count: str = "1",
     node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
     tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
+    training_node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
+    training_tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
     cpu_node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
     cpu_tolerations: list = [],  # type: ignore[type-arg]  # noqa: B006
     secret: str = SECRET,
@@ -114,15 +116,22 @@ def cosalign(
         training_accelerator_count: GPUs of the training pod.
         node_selector: Labels of the GPU nodes.
         tolerations: Of the GPU nodes' taints.
+        training_node_selector: Labels of the training pod's nodes, in place of node_selector.
+        training_tolerations: Of those nodes' taints, beside tolerations.
         cpu_node_selector: Labels of the nodes for tasks without a GPU.
         cpu_tolerations: Of those nodes' taints.
         secret: Name of the secret that may hold ``hub-token`` and ``judge-api-key``.
     """
     run = {"run_config_uri": run_config_uri, "run_config_digest": run_config_digest}
     step = {**run, "base_model_uri": base_model_uri}
-    gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
-    many = Pool(node_selector, tolerations, accelerator_type, training_accelerator_count)
-    cpu = Pool(cpu_node_selector, cpu_tolerations)
+    gpu = Pool(node_selector, (tolerations,), accelerator_type, accelerator_count)
+    many = Pool(
+        training_node_selector,
+        (tolerations, training_tolerations),
+        accelerator_type,
+        training_accelerator_count,
+    )
+    cpu = Pool(cpu_node_selector, (cpu_tolerations,))
     at = {
         "generate": _Place(synthesis_image, secret, gpu, cache=False),
         "synthesise": _Place(synthesis_image, secret, cpu, cache=False),
@@ -172,7 +181,7 @@ def evaluate(
     """
     run = {"run_config_uri": run_config_uri, "run_config_digest": run_config_digest}
     step = {**run, "base_model_uri": base_model_uri}
-    gpu = Pool(node_selector, tolerations, accelerator_type, accelerator_count)
+    gpu = Pool(node_selector, (tolerations,), accelerator_type, accelerator_count)
     with dsl.ExitHandler(at_the_end(run_end(**run), pairing_image), name="method"):
         ready = _Place(synthesis_image, secret, gpu, cache=False)(prompts(**step, shards=shards))
         asked = {**step, "model_uri": model_uri, "synthesis": ready.outputs["prompts"]}

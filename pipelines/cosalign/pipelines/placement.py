@@ -26,10 +26,17 @@ SECRETS = {"hub-token": "HF_TOKEN", "judge-api-key": "JUDGE_API_KEY"}
 
 @dataclass(frozen=True)
 class Pool:
-    """A node pool, by pipeline parameters; ``accelerator_type`` is ``None`` on CPU nodes."""
+    """A node pool, by pipeline parameters.
+
+    Attributes:
+        node_selector: Labels of its nodes.
+        tolerations: Lists of tolerations, which add up.
+        accelerator_type: Resource name of the GPUs; ``None`` on CPU nodes.
+        accelerator_count: GPUs of a pod.
+    """
 
     node_selector: Any
-    tolerations: Any
+    tolerations: tuple[Any, ...]
     accelerator_type: Any = None
     accelerator_count: Any = None
 
@@ -47,7 +54,8 @@ def placed(task: dsl.PipelineTask, image: Any, secret: Any, pool: Pool) -> dsl.P
     _retried(task)
     kubernetes.use_secret_as_env(task, secret, SECRETS, optional=True)
     kubernetes.add_node_selector_json(task, pool.node_selector)
-    kubernetes.add_toleration_json(task, pool.tolerations)
+    for tolerations in pool.tolerations:
+        kubernetes.add_toleration_json(task, tolerations)
     if pool.accelerator_type is None:
         return _on_cpu(task)
     return _on_gpu(task, pool)

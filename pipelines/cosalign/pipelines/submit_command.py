@@ -18,6 +18,7 @@ from cosalign.retraining.submission import (
     RunState,
     follow,
     refuse_failed,
+    with_training_placed,
 )
 from cosalign.runtime.run_config import (
     dump_run_config,
@@ -61,6 +62,7 @@ def submit_command(**given: Any) -> None:
         )
     digest = run_config_digest(config)
     storage, path = open_storage(config.storage.root), stored_config_path(digest)
+    compiled = shipped_pipeline(given["name"])
     pipeline = parse_pipeline(compiled_path(given["name"]).read_bytes(), given["name"])
     own: dict[str, Json] = {
         "run_config_uri": storage.uri_of(path),
@@ -70,14 +72,14 @@ def submit_command(**given: Any) -> None:
     request = RunRequest(
         name=given["run_name"] or f"{given['name']}-{digest[:12]}",
         experiment=given["experiment"],
-        parameters=_sent(own, run_parameters(pipeline, own)),
+        parameters=with_training_placed(_sent(own, run_parameters(pipeline, own)), compiled),
         labels={"cosalign.dev/config": digest, **given_pairs("--label", given["labels"])},
         pipeline_root=given["pipeline_root"],
         service_account=given["service_account"],
     )
     server = open_kubeflow(*(given[n] for n in ("host", "namespace", "token_env", "token_file")))
     storage.write_bytes(path, dump_run_config(config).encode())
-    run_id = server.start(*server.version(given["name"], shipped_pipeline(given["name"])), request)
+    run_id = server.start(*server.version(given["name"], compiled), request)
     click.echo(f"run {run_id}: {request.name}")
     if given["wait"]:
         progress = _Progress({task.name for task in pipeline.tasks})
