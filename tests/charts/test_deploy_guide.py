@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
+import json
 import re
 import shlex
 import subprocess
 from functools import cache
+from itertools import pairwise
 
 import click
 import pytest
 import yaml
 from tests.charts.kubernetes_tools import helm, kubectl
-from tests.charts.rendering import ROOT, of_kind, render
+from tests.charts.rendering import ROOT, objects_in, of_kind, render
 
 from cosalign.pipelines.command_line import cosalign
+from cosalign.retraining.shipped_pipelines import shipped_pipeline
 
+NODE_POOLS = ROOT / "manifests/platform/base/node-pools.yaml"
 GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 
 
@@ -113,35 +115,18 @@ def test_the_values_are_taken() -> None:
     assert of_kind(render(given), "PipelineVersion")
 
 
-def test_kfp_s_client_takes_the_calls() -> None:
-    import kfp
-
-    (program,) = _blocks("python")
-    calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
-    checked = 0
-    for call in calls:
-        function = call.func
-        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-            method = {"client": kfp.Client, "kfp": kfp}.get(function.value.id)
-            if method is not None:
-                known = inspect.signature(getattr(method, function.attr)).parameters
-                assert {keyword.arg for keyword in call.keywords} <= set(known), function.attr
-                checked += 1
-    assert checked == 4
-
-
-def test_the_pipeline_s_required_parameters_are_given() -> None:
-    (program,) = _blocks("python")
-    version = next(
-        item
-        for item in of_kind(render(), "PipelineVersion").values()
-        if item["spec"]["pipelineName"] == "cosalign"
-    )
-    parameters = version["spec"]["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
-    required = {name for name, spec in parameters.items() if not spec.get("isOptional")}
-    assert required == {"run_config_uri", "run_config_digest"}
-    for name in required:
-        assert f'"{name}":' in program
+def test_parameters_and_pools_that_it_gives_runs_exist() -> None:
+    parameters = shipped_pipeline("cosalign").parameters
+    pools = {pool["spec"]["nodeConfig"]["labels"]["cosalign.dev/pool"]
+             for pool in objects_in(NODE_POOLS.read_text("utf-8"))}  # fmt: skip
+    runs = [words for words in _commands("cosalign") if words[0] == "submit"]
+    assert len(runs) == 2
+    for words in runs:
+        given = [after for word, after in pairwise(words) if word == "-p"]
+        for name, _, value in (one.partition("=") for one in given):
+            assert name in parameters
+            if name.endswith("node_selector"):
+                assert json.loads(value)["cosalign.dev/pool"] in pools
 
 
 def test_the_accounts_and_roles_it_names_are_the_chart_s() -> None:

@@ -74,6 +74,20 @@ def test_compile_writes_a_file_that_check_accepts(
     assert "current" in capsys.readouterr().out
 
 
+def test_images_are_written_into_a_named_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, target = tmp_path / "images.yaml", tmp_path / "evaluate.yaml"
+    digest = f"sha256:{'a' * 64}"
+    lines = [f"  {name}: {{digest: {digest}}}" for name in ("synthesis", "pairing", "evaluation")]
+    images.write_text("\n".join(["images:", "  registry: registry.example/cosalign", *lines]))
+    assert main(["compile", "evaluate", "--images", str(images)]) == 2
+    assert "--output FILE" in capsys.readouterr().err
+    assert main(["compile", "evaluate", "--images", str(images), "--output", str(target)]) == 0
+    assert target.read_text().count(f'"registry.example/cosalign/cosalign-pairing@{digest}"') == 1
+    assert VERSION not in target.read_text()
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_checked_in_files_are_what_the_package_holds(name: str) -> None:
     files = shipped_pipeline(name).files(name)

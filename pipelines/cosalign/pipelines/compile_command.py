@@ -8,6 +8,7 @@ import click
 
 from cosalign.domain.errors import StorageError, UserError
 from cosalign.pipelines.compilation import GRAPHS, compile_pipeline
+from cosalign.pipelines.given_images import with_images
 
 
 @click.command("compile")
@@ -19,11 +20,25 @@ from cosalign.pipelines.compilation import GRAPHS, compile_pipeline
     help="Write or check one pipeline as the one file (.yaml) that KFP's client and UI take; "
     "cosalign unless NAME says otherwise.",
 )
-def compile_command(name: str | None, check: bool, output: Path | None) -> None:
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Make the images in this file, dist/images.yaml for instance, the pipeline's own; with "
+    "--output.",
+)
+def compile_command(
+    name: str | None, check: bool, output: Path | None, images: Path | None
+) -> None:
     """Compile the pipelines, or NAME alone, to KFP's JSON."""
     files: dict[Path, str] = {}
     if output is not None:
-        files[output] = compile_pipeline(name or next(iter(GRAPHS))).package()
+        compiled = compile_pipeline(name or next(iter(GRAPHS)))
+        files[output] = (with_images(compiled, images) if images else compiled).package()
+    elif images is not None:
+        raise UserError(
+            "--images: what ships names no registry; say with --output FILE where to write"
+        )
     else:
         for graph in [name] if name else GRAPHS:
             files.update(compile_pipeline(graph).files(graph))
