@@ -3,7 +3,7 @@
 A run's id is KFP's affair, and a step of a cluster does not know it; the digest of its config it
 does. So each step that ends notes where its result lies under that digest, and whoever started the
 run finds it: the end of the run, which puts it into ``outcome.json``, or a program that reconciles.
-Tasks that KFP took from its cache note nothing; the evaluation is never cached.
+A task that KFP took from its cache would note nothing; the evaluation is never cached.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def refuse_tags(parameters: Mapping[str, Json]) -> None:
         parameters: A run's parameters, those that name images among them.
 
     Raises:
-        UserError: One is named by tag, which may move: KFP's cache would not notice.
+        UserError: One is named by tag, which may come to mean another image under a run.
     """
     for name, value in sorted(parameters.items()):
         if name.endswith(_SUFFIX) and not _BY_DIGEST.fullmatch(str(value)):

@@ -2,7 +2,7 @@
 
 Every KFP task costs two pods and a copy of its artifacts, so the graphs have one task a stage, and
 tables and weights stay in storage. All settings are in one run config: a graph takes its address
-and its digest, and the digest makes KFP's cache notice a changed setting.
+and its digest, so that no step runs under another setting than its run.
 
 What is paid for by the token (candidates, verdicts, answers) is spread over ``shards`` pods: each
 pays for a share of the prompts into the ledgers, and the step after them assembles tables from
@@ -38,8 +38,9 @@ class _Place:
     """Where tasks run, in which image, and whether KFP may reuse their results.
 
     KFP's cache key sees addresses, not what lies behind them. Tasks that read files of the user's
-    (prompts, configs, benchmarks) run each time and find out by themselves what is new. Others are
-    cached: all that they read is named by digest.
+    (prompts, configs, benchmarks) run each time and find out by themselves what is new. Others may
+    be cached: all that they read is named by digest. A repeated run starts them all the same, since
+    it makes new artifacts on the way to them; by their fingerprints they end at once.
     """
 
     image: Any

@@ -47,8 +47,8 @@ _POLL_SECONDS = 10.0
               help="Run the version that ships, with the images in this file: dist/images.yaml, as "
               "`make images` writes it.")  # fmt: skip
 @click.option("--allow-tags", is_flag=True,
-              help="Take images by tag, for a try-out: KFP's cache does not see a tag "
-              "move.")  # fmt: skip
+              help="Take images by tag, for a try-out: a tag may come to mean another "
+              "image.")  # fmt: skip
 @click.option("--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE",
               help="A parameter of the pipeline: text, or JSON; may be repeated.")  # fmt: skip
 @click.option("--experiment", default="cosalign", show_default=True, metavar="NAME",
