@@ -261,6 +261,33 @@ def test_a_model_whose_gate_failed_is_not_trained_again_until_something_changes(
     assert world.started == ["full", "full", "full"]
 
 
+@pytest.mark.parametrize("fails", ["full", "increment"])
+def test_what_no_model_is_measured_by_repeats_no_training_whose_gate_failed(
+    world: World, fails: str
+) -> None:
+    expected = ["full"]
+    if fails == "increment":
+        world.wants(BANK)
+        world.ticks()
+        expected = ["full", "evaluate", "increment"]
+    world.worker.follows = lambda _, name: name == "eu-bank"
+    world.wants(BANK, GAME)
+    world.ticks()
+    assert world.started == expected
+    edits: list[dict[str, str]] = [
+        {"description": "Games for adults."},
+        {"owner": "Ada"},
+        {"effectiveFrom": "2020-02-01"},
+        {"expires": "2999-01-01"},
+    ]
+    for edit in edits:
+        world.wants(BANK, document("jp-game", "violence", **edit))
+        world.ticks(3)
+    world.wants(BANK, GAME, document("us-game", "violence"))
+    world.ticks(3)
+    assert world.started == expected
+
+
 def test_nothing_is_trained_because_the_judge_is_unwell(world: World) -> None:
     world.wants(BANK)
     world.ticks()

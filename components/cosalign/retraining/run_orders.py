@@ -140,10 +140,12 @@ class RunMaker:
         if self.storage.stat(path) is None:
             self.storage.write_bytes(path, data)
         model = current.digest if current else None
-        # Not the date: the same set seen anew is no reason to repeat what failed.
-        undated = {**config.plain(), "configs": folder}
+        # What is demanded, and neither dates nor documents: a description that was edited, or the
+        # same set seen anew, is no reason to repeat what failed.
+        demanded = [[demand.key, demand.evaluate_only] for demand in covers]
+        made_from = {**config.plain(), "configs": demanded}
         inputs = fingerprint(
-            "reconcile-run", {"kind": kind, "model": model, "config": undated,
+            "reconcile-run", {"kind": kind, "model": model, "config": made_from,
                               "submitter": self.submitter},
         )  # fmt: skip
         return RunPlan(
