@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,11 @@ from cosalign.retraining.lane_step import RetryRules
 from cosalign.retraining.reconcile import Settings
 from cosalign.retraining.settling import SettleRules
 from cosalign.retraining.submitters import SubmittedRun
+from cosalign.runtime.run_config import read_run_config
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.model_pointer import Choice, ModelPointer
+from cosalign.store.storage_clock import storage_time
+from cosalign.synthesis.regional import trainable_configs
 
 BANK = document("eu-bank", "financial_crime_theft")
 SCHOOL = document("no-school")
@@ -418,6 +422,23 @@ def test_another_base_model_means_a_full_run(world: World) -> None:
     world.overrides = ("models.base=acme/other",)
     world.ticks()
     assert world.started == ["full", "full"]
+
+
+def test_a_renewed_config_is_trained_on_though_its_demand_is_older_than_it(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    renewed = datetime.fromtimestamp(storage_time(world.storage, "tests/clock"), UTC).isoformat()
+    world.wants(document("eu-bank", "financial_crime_theft", effectiveFrom=renewed))
+    world.ticks()
+    world.overrides = ("models.base=acme/other",)
+    world.ticks(3)
+    assert world.started == ["full", "full"]
+    sent = world.worker.orders[-1].parameters
+    config = read_run_config(str(sent["run_config_uri"]), str(sent["run_config_digest"]))
+    taxonomy = world.taxonomies["cosa 1"]
+    found = trainable_configs(config, taxonomy, taxonomy.full_mask)
+    assert found.set_aside == {}
+    assert len(found.usable) == 1
 
 
 def test_what_was_trained_on_and_is_not_followed_needs_a_full_run(world: World) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.fingerprint import Json, fingerprint
 from cosalign.domain.run_config import RunConfig
+from cosalign.domain.safety_config import moment_of
 from cosalign.domain.validation import validated
 from cosalign.retraining.run_lane import Kind, RunPlan
 from cosalign.retraining.submitters import RunOrder
@@ -128,13 +129,14 @@ class RunMaker:
             why: The reason, for programs and for people.
             about: What it measures or trains on.
             covers: All that it evaluates.
-            seen: When this set of configs was first seen, by the storage's clock: the run's date.
+            seen: When this set of configs was first seen, by the storage's clock: the run's date,
+                unless one of them is in force only since later.
             current: The current model.
             record: The run that an increment extends.
         """
         names = run_names(covers)
         folder = self._write_configs(covers, names)
-        config = self._config(kind, folder, seen, about, current, record)
+        config = self._config(kind, folder, _as_of(seen, covers), about, current, record)
         data, digest = dump_run_config(config).encode(), run_config_digest(config)
         path = stored_config_path(digest)
         if self.storage.stat(path) is None:
@@ -161,13 +163,13 @@ class RunMaker:
         self,
         kind: Kind,
         folder: str,
-        seen: float,
+        as_of: str,
         about: Sequence[Demand],
         current: Entry | None,
         record: str | None,
     ) -> RunConfig:
         raw = self.base.plain()
-        raw["configs"] = {"files": [folder], "as_of": _iso(seen)}
+        raw["configs"] = {"files": [folder], "as_of": as_of}
         raw["gate"]["model"] = self.name
         raw["gate"]["promote"] = kind != "evaluate"
         raw["increment"] = None
@@ -242,5 +244,12 @@ def _document(config: AcceptedConfig, name: str) -> str:
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _as_of(seen: float, covers: Iterable[Demand]) -> str:
+    """The date of a run: one on which all its configs, which are in force by now, were so already.
+
+    A config may be renewed, to be in force from later on, while what is demanded stays the same.
+    """
+    specs = (config.document["spec"] for demand in covers for config in demand.configs)
+    begins = [moment_of(spec["effectiveFrom"]) for spec in specs if spec.get("effectiveFrom")]
+    first_seen = datetime.fromtimestamp(seen, UTC).replace(microsecond=0)
+    return max([first_seen, *begins]).isoformat()
