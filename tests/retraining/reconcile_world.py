@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cosalign.domain.config_change import PolicyReader
 from cosalign.domain.fingerprint import content_sha256, fingerprint
 from cosalign.domain.increment_policy import IncrementPolicy
 from cosalign.retraining.admitted_configs import Rules
@@ -140,6 +141,7 @@ class World:
         default_factory=lambda: Settings(settle=NO_WAIT, retry=RetryRules(3, 0.0, 3600.0))
     )
     approvers: str = WAIVED
+    reader: PolicyReader | None = None
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -161,7 +163,9 @@ class World:
         mine = submitter or self.submitter
         return Reconciler(
             storage=storage or self.storage, name="main", source=self.source,
-            rules=Rules(parse_approvers(self.approvers, "approvers"), self.taxonomies),
+            rules=Rules(
+                parse_approvers(self.approvers, "approvers"), self.taxonomies, self.reader
+            ),
             maker=RunMaker(storage or self.storage, "main", base, {}, mine.identity),
             submitter=mine, settings=self.settings,
         )  # fmt: skip

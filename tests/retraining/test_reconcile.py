@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +17,15 @@ from tests.retraining.reconcile_world import (
     with_policy,
 )
 
-from cosalign.domain.errors import ConfigError
+from cosalign.domain.config_change import PolicyReading
+from cosalign.domain.errors import ConfigError, CosalignError, DataError, UserError
+from cosalign.domain.safety_config import SafetyConfig
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.retraining.lane_step import RetryRules
 from cosalign.retraining.reconcile import Settings
 from cosalign.retraining.settling import SettleRules
-from cosalign.retraining.submitters import SubmittedRun
+from cosalign.retraining.submission import KubeflowUnavailable
+from cosalign.retraining.submitters import SubmittedRun, SubmitterDouble
 from cosalign.runtime.run_config import read_run_config
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.model_pointer import Choice, ModelPointer
@@ -198,6 +202,80 @@ def test_an_expired_config_is_out_of_use_at_once(world: World) -> None:
     world.wants(BANK, document("no-school", expires="2026-01-01"))
     world.ticks()
     assert followed(world) == {"eu-bank": True}
+
+
+@dataclass
+class Away(SubmitterDouble):
+    """Answers nothing."""
+
+    problem: CosalignError = KubeflowUnavailable("no answer")  # noqa: RUF009
+
+    def find(self, name: str) -> list[SubmittedRun]:  # noqa: ARG002
+        raise self.problem
+
+    def look(self, run_id: str) -> SubmittedRun | None:  # noqa: ARG002
+        raise self.problem
+
+
+@pytest.mark.parametrize("problem", [KubeflowUnavailable("no answer"), UserError("answers 403")])
+def test_what_may_be_used_no_more_waits_for_no_server(world: World, problem: CosalignError) -> None:
+    world.wants(BANK, SCHOOL, document("jp-game", "violence", "financial_crime_theft"))
+    world.ticks()
+    world.overrides = ("models.base=acme/other",)
+    world.submitter.carry_out = None
+    tick = world.reconciler().tick()
+    assert tick.train is not None
+    assert tick.train.active
+    world.wants(BANK, GAME)
+    with pytest.raises(type(problem)):
+        world.reconciler(submitter=Away(problem=problem)).tick()
+    accepted = AcceptedSet(world.storage).current()
+    assert accepted is not None
+    assert [(c.name, c.document["spec"]["allowedRisks"]) for c in accepted.configs] == [
+        ("eu-bank", ["financial_crime_theft"]),
+        ("jp-game", ["violence"]),
+    ]
+    assert followed(world) == {"eu-bank": True, "jp-game": False}
+
+
+class TornReadings:
+    """Cannot be read."""
+
+    def read(self, config: SafetyConfig, taxonomy: Taxonomy) -> PolicyReading:  # noqa: ARG002
+        raise DataError("readings/1.json: not JSON")
+
+    def not_wider(self, old: SafetyConfig, new: SafetyConfig, taxonomy: Taxonomy) -> int:  # noqa: ARG002
+        raise DataError("readings/1.json: not JSON")
+
+
+def test_a_torn_reading_of_one_config_stops_no_other(world: World) -> None:
+    prose = document("us-shop", text="Tools may be sold.", allowedRisks=None)
+    world.wants(BANK, SCHOOL, prose)
+    world.reconciler().tick()
+    world.reader = TornReadings()
+    world.wants(BANK, prose)
+    tick = world.reconciler().tick()
+    assert [config.name for config in tick.accepted.configs] == ["eu-bank", "us-shop"]
+    (said,) = [verdict for verdict in tick.verdicts if verdict.refused]
+    assert (said.desired.name, said.reason) == ("us-shop", "Unjudged")
+    assert "readings/1.json" in said.message
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as it was", "moved to another"])
+def test_a_taxonomy_that_is_known_no_longer_stops_no_other_config(
+    world: World, changed: bool
+) -> None:
+    world.taxonomies["acme 1"] = world.taxonomies["cosa 1"].model_copy(update={"name": "acme"})
+    named = document("us-shop", "violence", taxonomy={"name": "acme", "version": "1"})
+    gone = document("us-gone", taxonomy={"name": "acme", "version": "1"})
+    world.wants(BANK, SCHOOL, named, gone)
+    world.reconciler().tick()
+    del world.taxonomies["acme 1"]
+    world.wants(BANK, document("us-shop", "violence") if changed else named)
+    tick = world.reconciler().tick()
+    assert [config.name for config in tick.accepted.configs] == ["eu-bank", "us-shop"]
+    (said,) = [verdict for verdict in tick.verdicts if verdict.refused]
+    assert "'acme 1' is not known" in said.message
 
 
 def test_a_config_is_not_used_before_its_time(world: World) -> None:

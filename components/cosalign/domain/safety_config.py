@@ -124,6 +124,12 @@ class Spec(StrictModel):
             )
         return self
 
+    def in_force(self, moment: datetime) -> bool:
+        """See :meth:`SafetyConfig.in_force`."""
+        begin, end = self.effective_from, self.expires
+        begun = begin is None or moment_of(begin) <= moment
+        return begun and (end is None or moment < moment_of(end))
+
 
 class SafetyConfigFile(StrictModel):
     """The document as it stands in a file or on a cluster; ``status`` is the cluster's."""
@@ -171,9 +177,7 @@ class SafetyConfig:
 
         A date without a time begins at midnight, UTC.
         """
-        begin, end = self.spec.effective_from, self.spec.expires
-        begun = begin is None or moment_of(begin) <= moment
-        return begun and (end is None or moment < moment_of(end))
+        return self.spec.in_force(moment)
 
 
 def config_digest(taxonomy_digest: str, form: Json) -> str:

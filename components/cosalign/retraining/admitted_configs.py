@@ -3,6 +3,8 @@
 A version that is refused changes nothing: what was accepted before stays, as long as it is in
 force. A config that is wanted no more, or has run out, leaves the set at once, with nobody's
 approval: to stop using a policy can wait for no one, and to use it again takes an approval anew.
+Nor can that wait for anybody else's config: one that cannot be judged (a torn reading of its prose,
+a taxonomy that is known no longer) stays as it is, and says so.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from cosalign.domain.config_change import PolicyReader
-from cosalign.domain.safety_config import SafetyConfig, safety_config_of
+from cosalign.domain.errors import SafetyConfigError, UserError
+from cosalign.domain.safety_config import SafetyConfig, Spec, safety_config_of
+from cosalign.domain.validation import validated
 from cosalign.retraining.admission import Accepted, Admission, Reason, admit
 from cosalign.retraining.approvers import Approvers
 from cosalign.retraining.desired_configs import DesiredConfig, DesiredConfigs, Key, Taxonomies
@@ -21,6 +25,8 @@ from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, acc
 
 INVALID = "Invalid"
 """The reason of a config that cannot be read."""
+UNJUDGED = "Unjudged"
+"""The reason of a config that can be read, where what it has to be judged by cannot."""
 
 WAITING = frozenset({str(Reason.NOT_YET_EFFECTIVE)})
 """Reasons for which a config is not accepted and nobody has to do anything."""
@@ -89,13 +95,12 @@ def admit_all(
     """
     before = {config.key: config for config in current.configs} if current else {}
     verdicts: list[Verdict] = []
-    after: dict[Key, AcceptedConfig] = {} if desired.complete else _in_force(before, rules, moment)
+    after: dict[Key, AcceptedConfig] = {} if desired.complete else _in_force(before, moment)
     for wanted in desired.configs:
         old = before.get(wanted.key)
         statement = current.last_statement(wanted.name, wanted.namespace) if current else None
-        accepted = _accepted(old, statement, wanted.namespace, rules)
-        verdict = _verdict(wanted, accepted, rules, moment)
-        kept = _next(verdict, old, rules, moment)
+        verdict = _verdict(wanted, old, statement, rules, moment)
+        kept = _next(verdict, old, moment)
         after.pop(wanted.key, None)
         if kept is not None:
             after[wanted.key] = kept
@@ -114,23 +119,31 @@ def _accepted(
     return Accepted(parsed(old, rules.taxonomies) if old else None, statement, namespace)
 
 
-def _verdict(wanted: DesiredConfig, accepted: Accepted, rules: Rules, moment: datetime) -> Verdict:
+def _verdict(
+    wanted: DesiredConfig,
+    old: AcceptedConfig | None,
+    statement: str | None,
+    rules: Rules,
+    moment: datetime,
+) -> Verdict:
     if wanted.config is None:
         return Verdict(wanted, False, INVALID, wanted.problem)
-    found = admit(
-        wanted.config, accepted, wanted.approvals, rules.approvers, moment, rules.reader,
-        taxonomies=rules.taxonomies,
-    )  # fmt: skip
+    try:
+        accepted = _accepted(old, statement, wanted.namespace, rules)
+        found = admit(
+            wanted.config, accepted, wanted.approvals, rules.approvers, moment, rules.reader,
+            taxonomies=rules.taxonomies,
+        )  # fmt: skip
+    except UserError as problem:
+        return Verdict(wanted, False, UNJUDGED, str(problem))
     return Verdict(wanted, found.accepted, str(found.reason), found.message, found)
 
 
-def _next(
-    verdict: Verdict, old: AcceptedConfig | None, rules: Rules, moment: datetime
-) -> AcceptedConfig | None:
+def _next(verdict: Verdict, old: AcceptedConfig | None, moment: datetime) -> AcceptedConfig | None:
     """What is accepted of a config after its verdict."""
     wanted, admission = verdict.desired, verdict.admission
     if not verdict.accepted or admission is None or wanted.config is None:
-        return old if old is not None and parsed(old, rules.taxonomies).in_force(moment) else None
+        return old if old is not None and _is_in_force(old, moment) else None
     unchanged = old is not None and admission.reason == Reason.UNCHANGED
     return accepted_config(
         wanted.config, plain_document(wanted.document), moment.isoformat(timespec="seconds"),
@@ -143,11 +156,11 @@ def plain_document(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in ("apiVersion", "kind", "metadata", "spec")}
 
 
-def _in_force(
-    before: Mapping[Key, AcceptedConfig], rules: Rules, moment: datetime
-) -> dict[Key, AcceptedConfig]:
-    return {
-        key: config
-        for key, config in before.items()
-        if parsed(config, rules.taxonomies).in_force(moment)
-    }
+def _in_force(before: Mapping[Key, AcceptedConfig], moment: datetime) -> dict[Key, AcceptedConfig]:
+    return {key: config for key, config in before.items() if _is_in_force(config, moment)}
+
+
+def _is_in_force(config: AcceptedConfig, moment: datetime) -> bool:
+    """By its dates alone, which say so whether or not its taxonomy is known still."""
+    source = f"accepted config {config.name}"
+    return validated(Spec, config.document["spec"], source, SafetyConfigError).in_force(moment)

@@ -4,8 +4,10 @@ A tick reads everything anew, decides, does what is to be done and ends; nothing
 between two of them. Each thing that it does is either harmless when done again or guarded by
 storage, so a tick may be killed at any point and another may run beside it:
 
-1. the wanted configs are judged, and what is accepted is published (``store/accepted_configs.py``);
-2. runs that were claimed or started are looked after (``run_lane.py``);
+1. the wanted configs are judged, and what is accepted is published (``store/accepted_configs.py``),
+   whether or not anything else answers;
+2. runs that were claimed or started are looked after (``run_lane.py``), and who is followed by the
+   current model is published;
 3. the policy says what is due (``domain/increment_policy.py``), once the configs have settled;
 4. that run is claimed, and started.
 
@@ -16,13 +18,13 @@ is looked at once more.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cosalign.domain.fingerprint import fingerprint
 from cosalign.domain.increment_policy import Decision, IncrementPolicy, decide
-from cosalign.retraining.admitted_configs import Admitted, Rules, Verdict, admit_all
+from cosalign.retraining.admitted_configs import Rules, Verdict, admit_all
 from cosalign.retraining.audit_rows import record_histories, record_verdicts
 from cosalign.retraining.desired_configs import ConfigSource, DesiredConfigs
 from cosalign.retraining.lane_step import Next, RetryRules, next_step
@@ -40,7 +42,7 @@ from cosalign.retraining.run_results import outcome_of_run
 from cosalign.retraining.settling import Seen, SettleRules, see
 from cosalign.retraining.submitters import SubmittedRun, Submitter
 from cosalign.runtime.logs import get_logger
-from cosalign.store.accepted_configs import AcceptedConfigs, AcceptedSet
+from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, AcceptedSet
 from cosalign.store.model_pointer import ModelPointer
 from cosalign.store.storage import GenerationMismatch, Storage
 from cosalign.store.storage_clock import storage_time
@@ -172,9 +174,12 @@ class Reconciler:
         desired = self.source.read()
         moment = datetime.fromtimestamp(now, UTC)
         admitted = admit_all(desired, before, self.rules, moment)
+        record_verdicts(self.storage, admitted.verdicts, self.settings.by)
+        # Before a submitter is asked for anything, or a lane read: a withdrawal waits for neither.
+        accepted = self._publish(_as_followed(admitted.accepted, before), before, moment)
         heads = {lane.lane: self._looked_after(lane, now) for lane in self._lanes}
         model = known_model(self.pointer.settle(), self.evaluate, self.train)
-        accepted = self._publish(admitted, before, model, moment)
+        accepted = self._publish(_followed_by(model, accepted.configs), accepted, moment)
         demands = demands_of(accepted.configs)
         seen = see(self.storage, self.name, _digest_of(demands), now, self.settings.settle)
         decision = self._decision(demands, model, now)
@@ -197,25 +202,15 @@ class Reconciler:
 
     def _publish(
         self,
-        admitted: Admitted,
+        configs: tuple[AcceptedConfig, ...],
         before: AcceptedConfigs | None,
-        model: KnownModel | None,
         moment: datetime,
     ) -> AcceptedConfigs:
-        """Publishes what is accepted, and of each whether the current model follows it."""
-        configs = [
-            config.model_copy(
-                update={
-                    "followed_by": model.digest
-                    if model is not None and model.followed(demand_key(config))
-                    else None
-                }
-            )
-            for config in admitted.accepted
-        ]
+        """Publishes what is accepted, and of each whether a model was measured to follow it."""
+        if before is not None and configs == before.configs:
+            return before
         number = before.number if before else 0
         at = moment.isoformat(timespec="seconds")
-        record_verdicts(self.storage, admitted.verdicts, self.settings.by)
         made = self.accepted.publish(configs, self.settings.by, at, number)
         if made.number != number:
             self._note(f"published accepted set {made.number}: {len(made.configs)} configs")
@@ -368,6 +363,29 @@ class Reconciler:
     def _note(self, what: str) -> None:
         self._done.append(what)
         log.info("reconciled", reconcile=self.name, did=what)
+
+
+def _as_followed(
+    configs: Iterable[AcceptedConfig], before: AcceptedConfigs | None
+) -> tuple[AcceptedConfig, ...]:
+    """Configs with what was known so far of who follows what they demand."""
+    known = {demand_key(c): c.followed_by for c in before.configs} if before else {}
+    return tuple(
+        config.model_copy(update={"followed_by": known.get(demand_key(config))})
+        for config in configs
+    )
+
+
+def _followed_by(
+    model: KnownModel | None, configs: Iterable[AcceptedConfig]
+) -> tuple[AcceptedConfig, ...]:
+    """Configs with the current model, where that was measured to follow them."""
+
+    def follower(config: AcceptedConfig) -> str | None:
+        follows = model is not None and model.followed(demand_key(config))
+        return model.digest if model is not None and follows else None
+
+    return tuple(c.model_copy(update={"followed_by": follower(c)}) for c in configs)
 
 
 def _digest_of(demands: Mapping[str, Demand]) -> str:
