@@ -68,7 +68,7 @@ def desk(tmp_path: Path) -> Desk:
         (["violence"], [], 11, "tightens"),
         ([], ["violence"], 12, "loosens"),
         (None, [], 10, "edits"),
-        (["violence"], None, 11, "tightens"),
+        (["violence"], None, 0, "tightens"),
         ("Swords may be spoken of.", "Swords and beer may be spoken of.", 12, "loosens"),
     ],
 )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["config"]
 
-EXIT_CODES = {"same": 0, "edits": 10, "tightens": 11, "loosens": 12}
+EXIT_CODES = {"edits": 10, "tightens": 11, "loosens": 12}
 
 _taxonomy_files = click.option(
     "--taxonomy-file", "taxonomy_files", multiple=True, help="A taxonomy file to know."
@@ -103,7 +103,7 @@ def diff_command(
             click.echo(line)
         for side, text in _texts(texts).items():
             click.echo(f"\n{side}:\n{text}")
-    return EXIT_CODES[change.effect.value]
+    return EXIT_CODES[change.effect.value] if change.approvals else 0
 
 
 @config.command("propose")
