@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 from collections.abc import Iterator
@@ -20,10 +19,11 @@ from tests.retraining.reconcile_world import Worker, document
 from cosalign.domain.errors import TransientError
 from cosalign.pipelines.command_line import main as cosalign
 from cosalign.retraining.local_submitter import LocalSubmitter
+from cosalign.retraining.run_lock import run_lock
 from cosalign.retraining.status_file import Status, StatusFile
 from cosalign.retraining.submitters import RunOrder
 from cosalign.store.accepted_configs import AcceptedSet
-from cosalign.store.storage import Storage, open_storage
+from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
 WAIVED = "apiVersion: cosalign.dev/v1alpha1\nkind: Approvers\ninstallation: t\nrequired: false\n"
 
@@ -263,7 +263,7 @@ def local(tmp_path: Path, spec: dict[str, Any]) -> tuple[LocalSubmitter, RunOrde
     root = tmp_path / "root"
     config = tmp_path / "run.yaml"
     config.write_text(f"storage: {{root: {root}, cache: {tmp_path / 'cache'}}}\n")
-    submitter = LocalSubmitter(open_storage(str(root)), tmp_path / "cache")
+    submitter = LocalSubmitter(open_storage(str(root)))
     return submitter, RunOrder("main-full-1", str(pipeline), {"run_config_uri": str(config)})
 
 
@@ -302,14 +302,35 @@ def test_a_local_run_that_was_stopped_counts_as_none(tmp_path: Path) -> None:
     assert submitter.find(order.name) == []
 
 
-def test_while_a_local_run_goes_on_others_see_it(tmp_path: Path) -> None:
-    submitter, order = local(tmp_path, spec_of())
-    lock = tmp_path / "cache" / "run-locks" / f"{order.name}.lock"
-    lock.parent.mkdir(parents=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        (found,) = submitter.find(order.name)
+@pytest.fixture(params=["folder", "bucket"])
+def shared_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    root: str = request.getfixturevalue("gcs_root") if request.param == "bucket" else str(tmp_path)
+    return root
+
+
+def test_while_a_run_is_carried_out_nobody_else_carries_it_out(
+    shared_root: str, tmp_path: Path
+) -> None:
+    name, other = "main-full-1", LocalSubmitter(open_storage(shared_root))
+    _, order = local(tmp_path, spec_of())
+    assert other.find(name) == []
+    with run_lock(open_storage(shared_root), name).held() as keep:
+        keep()
+        (found,) = other.find(name)
         assert found.status == "running"
         with pytest.raises(TransientError, match="another process"):
-            submitter.start(order)
-    assert submitter.find(order.name) == []
+            other.start(order)
+    assert other.find(name) == []
+    other.start(order)
+    (ended,) = other.find(name)
+    assert ended.status == "succeeded"
+
+
+def test_a_run_that_another_machine_took_over_is_given_up(gcs_root: str) -> None:
+    storage = open_storage(gcs_root)
+    with run_lock(storage, "main-full-1").held() as keep:
+        (pulse,) = storage.list("runs/main-full-1")
+        storage.write_bytes(pulse.path, b"another's")
+        with pytest.raises(GenerationMismatch):
+            keep()
+    assert run_lock(storage, "main-full-1").taken()

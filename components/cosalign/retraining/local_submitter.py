@@ -2,25 +2,23 @@
 
 A process of its own because a run may be killed for want of memory, and reconcile must live to say
 so; and because the walker of compiled pipelines belongs to the command line, above this layer. A
-lock that the kernel frees with the process tells whether a run goes on, and ``ended.json`` how it
-ended. A run that was cut short has none: it is started again, and goes on where it was.
+lock (``run_lock.py``) tells whether a run goes on, here or on another machine, and ``ended.json``
+how it ended. A run that was cut short has neither: it is started again, and goes on where it was.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from cosalign.domain.errors import EXIT_USER, TransientError
+from cosalign.domain.errors import EXIT_USER
 from cosalign.domain.fingerprint import Json
+from cosalign.retraining.run_lock import BEAT_SECONDS, Keep, run_lock
 from cosalign.retraining.shipped_pipelines import PIPELINES, shipped_pipeline
 from cosalign.retraining.submission import version_name
 from cosalign.retraining.submitters import RunOrder, SubmittedRun
@@ -36,12 +34,10 @@ class LocalSubmitter:
 
     Attributes:
         storage: The storage root.
-        cache: A local folder for locks.
         by_hand: Always true: a run is carried out while it is started.
     """
 
     storage: Storage
-    cache: Path
     by_hand: bool = True
 
     @property
@@ -51,24 +47,23 @@ class LocalSubmitter:
 
     def find(self, name: str) -> list[SubmittedRun]:
         """The run of a name, if it ended or goes on; one that was cut short is none."""
-        with self._lock(name, fcntl.LOCK_SH) as free:
-            if not free:
-                return [SubmittedRun(name, "running")]
+        if run_lock(self.storage, name).taken():
+            return [SubmittedRun(name, "running")]
         found = self._ended(name)
         return [found] if found else []
 
     def start(self, order: RunOrder) -> str:
         """Carries the run out; raises ``TransientError`` where another process does already."""
-        with self._lock(order.name, fcntl.LOCK_EX) as free:
-            if not free:
-                raise TransientError(f"run {order.name} is carried out by another process")
-            code = self._carried_out(order)
-            if code not in _STOPPED:
-                body = json.dumps({"exit_code": code}).encode()
-                self.storage.write_bytes(_end(order.name), body)
+        with run_lock(self.storage, order.name).held() as keep:
+            # Another may have carried it out since it was looked for.
+            if self._ended(order.name) is None:
+                code = self._carried_out(order, keep)
+                if code not in _STOPPED:
+                    body = json.dumps({"exit_code": code}).encode()
+                    self.storage.write_bytes(_end(order.name), body)
         return order.name
 
-    def _carried_out(self, order: RunOrder) -> int:
+    def _carried_out(self, order: RunOrder, keep: Keep) -> int:
         with tempfile.TemporaryDirectory(prefix="cosalign-") as folder:
             config = Path(folder) / "run-config.yaml"
             config.write_bytes(read_uri(str(order.parameters["run_config_uri"])))
@@ -78,7 +73,7 @@ class LocalSubmitter:
             for name, value in order.parameters.items():
                 if not name.startswith("run_config_"):
                     command += ["--parameter", f"{name}={_word(value)}"]
-            return subprocess.run(command, check=False).returncode  # noqa: S603  our own command
+            return _exit_code(command, keep)
 
     def look(self, run_id: str) -> SubmittedRun | None:
         """See :meth:`find`."""
@@ -96,21 +91,18 @@ class LocalSubmitter:
         says = f"exit code {code}; runs/{name}/summary.json says which step, the terminal why"
         return SubmittedRun(name, "failed", says, wrong=code == EXIT_USER)
 
-    @contextmanager
-    def _lock(self, name: str, kind: int) -> Iterator[bool]:
-        """Holds a run's lock, alone or with others; gives whether it could be had."""
-        folder = self.cache / "run-locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{name}.lock").open("a") as file:
-            yield _taken(file, kind)
 
-
-def _taken(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _exit_code(command: list[str], keep: Keep) -> int:
+    """Runs a command to its end; one whose lock was lost, or whose starter is stopped, is ended."""
+    with subprocess.Popen(command) as process:  # noqa: S603  our own command
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(BEAT_SECONDS)
+                keep()
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _end(name: str) -> str:

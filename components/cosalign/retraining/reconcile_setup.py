@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cosalign.domain.errors import ConfigError, UserError, nearest
@@ -81,7 +80,7 @@ def set_up(given: Mapping[str, Any]) -> Iterator[Reconciling]:
     storage = open_storage(base.storage.root)
     taxonomies = known_taxonomies(base.taxonomy.files)
     rules = Rules(_approvers(given), taxonomies, StoredReadings(storage, taxonomies))
-    settings = _settings(given)
+    settings = _settings(given, storage.local_path("x") is not None)
     increment = _increment(given["increment"])
     webhook = _webhook(given)
     with ExitStack() as stack:
@@ -108,10 +107,10 @@ def _approvers(given: Mapping[str, Any]) -> Approvers:
     )
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
+def _settings(given: Mapping[str, Any], in_folder: bool) -> Settings:
     policy = _fields("--policy", given["policy"], set(IncrementPolicy.model_fields))
-    # A local run holds a lock as long as it goes on, so a claim without one is left behind.
-    lease = 0.0 if given["local"] else given["lease_seconds"]
+    # In a folder the kernel knows at once whether a run goes on, so a claim without one is dead.
+    lease = 0.0 if given["local"] and in_folder else given["lease_seconds"]
     settle = given["settle_seconds"]
     if settle is None:
         settle = 0.0 if given["local"] else SettleRules().seconds
@@ -171,9 +170,8 @@ def _source(
 
 
 def _submitter(given: Mapping[str, Any], base: RunConfig, storage: Storage) -> Submitter:
-    cache = Path(base.storage.cache).expanduser()
     if given["local"]:
-        return LocalSubmitter(storage, cache)
+        return LocalSubmitter(storage)
     if storage.local_path("x") is not None:
         raise ConfigError(
             f"storage.root is {base.storage.root!r}, which pods cannot read; name a place on "
