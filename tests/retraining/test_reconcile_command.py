@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import yaml
 from tests.pipelines.conftest import two_step_spec
 from tests.pipelines.kfp_server import FakeKubeflow, kfp_server
 from tests.retraining.approval_world import Keys, approvers_file, person
-from tests.retraining.reconcile_world import Worker, document
+from tests.retraining.reconcile_world import Worker, World, document
 
-from cosalign.domain.errors import TransientError
+from cosalign.domain.errors import CosalignError, TransientError, UserError
 from cosalign.pipelines.command_line import main as cosalign
+from cosalign.retraining.lane_step import RetryRules
 from cosalign.retraining.local_submitter import LocalSubmitter
+from cosalign.retraining.reconcile_setup import Reconciling
+from cosalign.retraining.reporting import Outside
 from cosalign.retraining.run_lock import run_lock
 from cosalign.retraining.status_file import Status, StatusFile
-from cosalign.retraining.submitters import RunOrder
+from cosalign.retraining.submitters import RunOrder, SubmittedRun
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
@@ -334,3 +338,41 @@ def test_a_run_that_another_machine_took_over_is_given_up(gcs_root: str) -> None
         with pytest.raises(GenerationMismatch):
             keep()
     assert run_lock(storage, "main-full-1").taken()
+
+
+def test_a_local_run_that_has_to_be_mended_is_a_mistake_of_whoever_started_it(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = desk.words("--local", "--set", "prompts.files=[/no/such.jsonl]")
+    words[words.index(f"storage.root={desk.root}")] = f"storage.root={tmp_path / 'root'}"
+    for _ in range(2):
+        assert cosalign(words) == 2
+        said = capsys.readouterr().err
+        assert "run main-full-" in said
+        assert "wrong: exit code 2" in said
+
+
+@pytest.mark.parametrize(
+    ("ended", "error"),
+    [
+        (SubmittedRun("", "failed", "out of memory"), TransientError),
+        (SubmittedRun("", "failed", "exit code 2", wrong=True), UserError),
+        (SubmittedRun("", "succeeded"), None),
+    ],
+)
+def test_how_a_run_that_is_due_ended_is_how_a_local_reconcile_ends(
+    tmp_path: Path, ended: SubmittedRun, error: type[CosalignError] | None
+) -> None:
+    world = World(str(tmp_path))
+    world.settings = replace(world.settings, retry=RetryRules(3, 3600.0, 0.0))
+    world.submitter.by_hand = True
+    world.worker.ends = [ended]
+    world.wants(document("eu-bank"))
+    reconciling = Reconciling(world.storage, world.reconciler(), Outside())
+    expected = pytest.raises(error, match=ended.message) if error else nullcontext()
+    with expected:
+        list(reconciling.ticks())
+    # What failed is nobody's concern any more once nothing is due.
+    world.wants()
+    list(Reconciling(world.storage, world.reconciler(), Outside()).ticks())
+    assert world.started == ["full"]

@@ -51,11 +51,13 @@ class Next:
         action: What.
         why: For people.
         attempt: Of a claim, which attempt it is.
+        tried: The run that is due, as it ended; ``None`` where it was not tried.
     """
 
     action: Action
     why: str
     attempt: int = 1
+    tried: LaneEntry | None = None
 
 
 def next_step(
@@ -94,10 +96,13 @@ def _again(head: LaneEntry, age: float, rules: RetryRules) -> Next:
     outcome = head.outcome
     if outcome is None or outcome.ending not in RETRIED:
         ending = outcome.ending if outcome else "ended"
-        return Next("idle", f"run {head.run} {ending}, and nothing that it was made from changed")
+        why = f"run {head.run} {ending}, and nothing that it was made from changed"
+        return Next("idle", why, tried=head)
     if head.attempt >= rules.attempts:
-        return Next("idle", f"run {head.run} failed, the last of {rules.attempts} attempts")
+        why = f"run {head.run} failed, the last of {rules.attempts} attempts"
+        return Next("idle", why, tried=head)
     left = rules.backoff(head.attempt) - age
     if left > 0:
-        return Next("wait", f"run {head.run} failed; the next attempt is due in {left:.0f} s")
-    return Next("claim", f"run {head.run} failed; tried again", head.attempt + 1)
+        why = f"run {head.run} failed; the next attempt is due in {left:.0f} s"
+        return Next("wait", why, tried=head)
+    return Next("claim", f"run {head.run} failed; tried again", head.attempt + 1, head)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cosalign.domain.errors import ConfigError, UserError, nearest
+from cosalign.domain.errors import ConfigError, TransientError, UserError, nearest
 from cosalign.domain.fingerprint import Json
 from cosalign.domain.increment_policy import IncrementPolicy
 from cosalign.domain.run_config import RunConfig
@@ -25,6 +25,7 @@ from cosalign.retraining.local_submitter import LocalSubmitter
 from cosalign.retraining.notices import Webhook
 from cosalign.retraining.reconcile import Reconciler, Settings, Tick
 from cosalign.retraining.reporting import ConfigReporter, Outside, report
+from cosalign.retraining.run_lane import RETRIED
 from cosalign.retraining.run_orders import RunMaker
 from cosalign.retraining.settling import SettleRules
 from cosalign.retraining.shipped_pipelines import PIPELINES, shipped_pipeline
@@ -58,12 +59,28 @@ class Reconciling:
     outside: Outside
 
     def ticks(self) -> Iterator[tuple[Tick, Status]]:
-        """One look; where runs are carried out here, looks until nothing is done any more."""
+        """One look; where runs are carried out here, looks until nothing is done any more.
+
+        Raises:
+            UserError: A run that was carried out here, and is due still, cannot go well as it is.
+            TransientError: It failed for a reason that may pass.
+        """
+        by_hand = self.reconciler.submitter.by_hand
         while True:
             tick = self.reconciler.tick()
             yield tick, report(self.storage, tick, self.reconciler.name, self.outside)
-            if not (self.reconciler.submitter.by_hand and tick.done):
-                return
+            if not (by_hand and tick.done):
+                break
+        if by_hand:
+            _refuse_failed(tick)
+
+
+def _refuse_failed(tick: Tick) -> None:
+    for step in tick.next_steps.values():
+        outcome = step.tried.outcome if step.tried is not None else None
+        if step.tried is not None and outcome is not None and outcome.ending != "succeeded":
+            kind = TransientError if outcome.ending in RETRIED else UserError
+            raise kind(f"run {step.tried.run} {outcome.ending}: {outcome.message}")
 
 
 @contextmanager
