@@ -21,6 +21,7 @@ from cosalign.domain.config_change import PolicyReading
 from cosalign.domain.errors import ConfigError, CosalignError, DataError, UserError
 from cosalign.domain.safety_config import SafetyConfig
 from cosalign.domain.taxonomy import Taxonomy
+from cosalign.retraining.config_standing import ConfigStanding, standings
 from cosalign.retraining.lane_step import RetryRules
 from cosalign.retraining.reconcile import Settings
 from cosalign.retraining.settling import SettleRules
@@ -368,6 +369,25 @@ def test_what_no_model_is_measured_by_repeats_no_training_whose_gate_failed(
     world.wants(BANK, GAME, document("us-game", "violence"))
     world.ticks(3)
     assert world.started == expected
+
+
+def standing(world: World, name: str) -> ConfigStanding:
+    (found,) = [s for s in standings(world.reconciler().tick(), {}) if s.name == name]
+    return found
+
+
+def test_no_model_takes_a_region_what_it_has(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: (model == first) == (name == "eu-bank")
+    world.wants(BANK, GAME)
+    world.ticks(12)
+    assert world.started == ["full", "evaluate", "increment"]
+    assert current(world) == first
+    game = standing(world, "jp-game").condition("Promoted")
+    assert game.reason == "GateFailed"
+    assert "unsafe_share:too_high (eu-bank)" in game.message
 
 
 def test_nothing_is_trained_because_the_judge_is_unwell(world: World) -> None:

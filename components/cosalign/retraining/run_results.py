@@ -28,6 +28,8 @@ CONTROL = "control"
 
 EVERYWHERE = frozenset({"canaries", "gate"})
 """Rules that speak of the measuring itself: where one fails, nothing is known of any config."""
+_SHOWN = 10
+"""Failed checks that a message names; the report has all of them."""
 
 
 def outcome_of_run(
@@ -84,8 +86,19 @@ def _succeeded(storage: Storage, plan: RunPlan, pointer: ModelPointer) -> RunOut
         ending="succeeded", model=model, passed=gate.file.passed, record=uri,
         promoted=plan.kind != "evaluate" and _is_current(pointer, model),
         gate=gate.uri, gate_sha256=gate.sha256, measures=_measures(storage, manifest, gate, plan),
-        message=", ".join(gate.file.codes()), pairs=pairs,
+        message=_failures(gate), pairs=pairs,
     )  # fmt: skip
+
+
+def _failures(gate: StoredGate) -> str:
+    """The checks that failed, with their places: whoever waits for a model sees for whom."""
+    failed = [
+        f"{check['rule']}:{check['code']}" + (f" ({check['where']})" if check["where"] else "")
+        for check in gate.file.checks
+        if not check["passed"]
+    ]
+    more = f", and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+    return ", ".join(failed[:_SHOWN]) + more
 
 
 def _is_current(pointer: ModelPointer, model: str) -> bool:
