@@ -45,6 +45,22 @@ def test_a_policy_may_train_without_measuring_but_not_what_only_asks_to_be_measu
     assert (failed.action, failed.declined) == ("nothing", ("swords",))
 
 
+def test_what_was_trained_on_in_vain_is_in_no_further_training() -> None:
+    aside = frozenset({"swords"})
+    alone = decide(wanted("swords", set_aside=aside), STANDING)
+    assert (alone.action, alone.configs) == ("nothing", ())
+    both = {"swords": NOT_FOLLOWED, "wine": NOT_FOLLOWED}
+    found = decide(wanted("swords", "wine", measured=both, set_aside=aside), STANDING)
+    assert (found.action, found.configs) == ("increment", ("wine",))
+    anew = decide(wanted("swords", set_aside=aside), None)
+    assert (anew.action, anew.configs) == ("full", ("beer", "darts"))
+    nothing = decide(replace(Wanted(aside), set_aside=aside), None)
+    assert (nothing.action, nothing.reason) == ("nothing", "nothing_trainable")
+    # Another model may follow it all the same.
+    measured = decide(wanted("swords", measured={}, set_aside=aside), STANDING)
+    assert (measured.action, measured.configs) == ("evaluate", ("swords",))
+
+
 def test_nothing_is_done_where_nothing_is_new_or_something_is_only_removed() -> None:
     assert decide(wanted(), STANDING).action == "nothing"
     assert decide(Wanted(frozenset({"beer"})), STANDING).reason == "nothing_new"
@@ -100,6 +116,7 @@ DIGESTS = st.frozensets(st.sampled_from(["a", "b", "c", "d", "e"]))
     only=DIGESTS,
     known=DIGESTS,
     followed=DIGESTS,
+    aside=DIGESTS,
     increments=st.integers(0, 12),
     first=st.booleans(),
 )
@@ -108,20 +125,22 @@ def test_whatever_is_known_no_config_is_lost_and_none_is_trained_against_its_wil
     only: frozenset[str],
     known: frozenset[str],
     followed: frozenset[str],
+    aside: frozenset[str],
     increments: int,
     first: bool,
 ) -> None:
     measured = {d: FOLLOWED if d in followed else NOT_FOLLOWED for d in "abcde"}
     found = decide(
-        Wanted(configs, only, measured),
+        Wanted(configs, only, measured, aside - followed - known),
         Standing(known, increments),
         IncrementPolicy(evaluate_first=first),
     )
     new = configs - known
     told = {*found.configs, *found.accepted, *found.declined}
-    assert new <= told
+    assert new <= told | aside
     if found.action in ("increment", "full"):
         assert not only & set(found.configs)
+        assert not (aside - followed - known) & set(found.configs)
     if found.action == "increment":
         assert set(found.configs) <= new - followed
         assert increments < 4

@@ -352,8 +352,10 @@ def test_what_no_model_is_measured_by_repeats_no_training_whose_gate_failed(
     if fails == "increment":
         world.wants(BANK)
         world.ticks()
+        first = current(world)
+        world.worker.follows = lambda model, name: (model == first) == (name == "eu-bank")
         expected = ["full", "evaluate", "increment"]
-    world.worker.follows = lambda _, name: name == "eu-bank"
+    world.worker.canaries = fails == "increment"
     world.wants(BANK, GAME)
     world.ticks()
     assert world.started == expected
@@ -374,6 +376,52 @@ def test_what_no_model_is_measured_by_repeats_no_training_whose_gate_failed(
 def standing(world: World, name: str) -> ConfigStanding:
     (found,) = [s for s in standings(world.reconciler().tick(), {}) if s.name == name]
     return found
+
+
+def test_a_config_that_no_training_helps_keeps_no_other_from_its_model(world: World) -> None:
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: (
+        name == "eu-bank" or (name == "at-fair" and model != first)
+    )
+    world.wants(BANK, GAME)
+    world.ticks()
+    assert world.started == ["full", "evaluate", "increment"]
+    world.wants(BANK, GAME, FAIR)
+    world.ticks(12)
+    # The last one measures the promoted model under what is set aside.
+    assert world.started[3:] == ["evaluate", "increment", "evaluate"]
+    assert followed(world) == {"eu-bank": True, "jp-game": False, "at-fair": True}
+    game = standing(world, "jp-game")
+    assert game.phase == "NotFollowed"
+    assert game.condition("Trained").reason == "SetAside"
+    assert game.condition("Promoted").reason == "SetAside"
+    assert world.names[2] in game.condition("Promoted").message
+
+
+def test_of_the_first_configs_those_that_can_be_followed_get_a_model(world: World) -> None:
+    world.worker.follows = lambda _, name: name != "jp-game"
+    world.wants(BANK, GAME, SCHOOL)
+    world.ticks(12)
+    assert world.started == ["full", "full", "evaluate"]
+    assert followed(world) == {"eu-bank": True, "jp-game": False, "no-school": True}
+
+
+def test_what_was_set_aside_is_trained_on_when_it_or_how_is_trained_changes(world: World) -> None:
+    world.worker.follows = lambda _, name: name != "jp-game"
+    world.wants(BANK, GAME)
+    world.ticks(12)
+    before = ["full", "full", "evaluate"]
+    assert world.started == before
+    world.wants(BANK, document("jp-game", "violence", "financial_crime_theft"))
+    world.ticks(12)
+    assert world.started == [*before, "evaluate", "increment"]
+    world.overrides = ("training.seed=7",)
+    world.worker.follows = lambda *_: True
+    world.ticks(12)
+    assert world.started == [*before, "evaluate", "increment", "increment"]
+    assert followed(world) == {"eu-bank": True, "jp-game": True}
 
 
 def test_no_model_takes_a_region_what_it_has(world: World) -> None:
@@ -405,14 +453,14 @@ def test_nothing_is_trained_because_the_judge_is_unwell(world: World) -> None:
 
 
 def test_a_set_that_failed_before_is_known_when_it_comes_back(world: World) -> None:
-    world.worker.follows = lambda _, name: name != "jp-game"
-    world.wants(BANK, GAME)
-    world.ticks(3)
-    world.wants(BANK, GAME, SCHOOL)
-    world.ticks(3)
-    world.wants(BANK, GAME)
-    world.ticks(3)
-    assert world.started == ["full", "full"]
+    world.wants(BANK)
+    world.ticks()
+    first = current(world)
+    world.worker.follows = lambda model, name: (model == first) == (name == "eu-bank")
+    for wanted in ((BANK, GAME), (BANK, GAME, SCHOOL), (BANK, GAME)):
+        world.wants(*wanted)
+        world.ticks()
+    assert world.started == ["full", "evaluate", "increment", "evaluate", "increment"]
 
 
 def test_a_run_that_failed_is_tried_again_so_often_and_no_more(world: World) -> None:

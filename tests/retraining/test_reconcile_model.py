@@ -99,7 +99,7 @@ class Regions(RuleBasedStateMachine):
         self.world.submitter.carry_out = self.world.worker
         while self._unfinished():
             self.a_run_ends("succeeded")
-        for _ in range(12):
+        for _ in range(20):
             before = len(self.world.submitter.runs)
             tick = self.world.reconciler().tick()
             if len(self.world.submitter.runs) == before and not tick.done:

@@ -281,7 +281,7 @@ def test_a_gate_that_failed_is_seen_in_the_phase(world: World) -> None:
     world.wants(BANK)
     _, status = told(world, 3)
     assert status.configs[0].phase == "NotFollowed"
-    assert status.configs[0].condition("Trained").reason == "GateFailed"
+    assert status.configs[0].condition("Trained").reason == "SetAside"
     assert "unsafe_share:too_high" in status.configs[0].condition("Promoted").message
 
 

@@ -7,6 +7,10 @@ removed config taught stays in the weights. Both are paid by a full run, which i
 increments, when regions are seen to have fallen since the last one, when too much of the data was
 never trained on together, or when it has been too long. ``docs/design/increment.md`` says how the
 defaults were chosen.
+
+All regions have to pass the gate, so a config that no model learns would keep every other from its
+model. A new one that was trained on in vain is set aside: no further training is made for it, and
+none is held to it.
 """
 
 from __future__ import annotations
@@ -92,6 +96,8 @@ class Wanted:
         evaluate_only: Those that may be measured and never trained.
         measured: What an evaluation of the current model said of new ones: :data:`FOLLOWED` or
             :data:`NOT_FOLLOWED`.
+        set_aside: New ones that were trained on, by the way of training that there is now, and that
+            the model that came out did not follow.
         foundation_changed: Whether base model, judge or taxonomy are others than the run's that
             would be extended; an increment would be refused.
     """
@@ -99,7 +105,13 @@ class Wanted:
     configs: frozenset[str]
     evaluate_only: frozenset[str] = frozenset()
     measured: Mapping[str, str] = field(default_factory=dict)
+    set_aside: frozenset[str] = frozenset()
     foundation_changed: bool = False
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        """Those that a training is made for."""
+        return self.configs - self.evaluate_only - self.set_aside
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class Decision:
 
     Attributes:
         action: What to do. ``evaluate`` measures the current model under ``configs``; an increment
-            trains on them; a full run is of all that is in force.
+            trains on them; a full run is of all that is in force and trainable.
         reason: Why, for programs.
         sentence: Why, for people.
         configs: The configs that the action is about, sorted.
@@ -151,7 +163,7 @@ def decide(
         )
     followed = {digest for digest in new if wanted.measured.get(digest) == FOLLOWED}
     open_ones = new - followed
-    train, declined = open_ones - wanted.evaluate_only, open_ones & wanted.evaluate_only
+    train, declined = open_ones & wanted.trainable, open_ones & wanted.evaluate_only
     chosen = _overdue(wanted, standing, policy) or _training(train, standing, policy, wanted)
     return Decision(
         chosen.action,
@@ -209,5 +221,6 @@ def _training(
 
 
 def _full(wanted: Wanted, reason: str, sentence: str) -> Decision:
-    trained = wanted.configs - wanted.evaluate_only
-    return Decision("full", reason, sentence, tuple(sorted(trained)))
+    if not wanted.trainable:
+        return Decision("nothing", "nothing_trainable", "there is no config to train on")
+    return Decision("full", reason, sentence, tuple(sorted(wanted.trainable)))

@@ -171,11 +171,17 @@ class _About:
                 return word
         if self._failed(self.tick.train) or self._failed(self.tick.evaluate):
             return "Failed"
-        return "NotFollowed" if self._tried or self._only_measured else "Accepted"
+        in_vain = self._tried or self._only_measured or self._set_aside is not None
+        return "NotFollowed" if in_vain else "Accepted"
 
     @property
     def _only_measured(self) -> bool:
         return self.measure is not None and self.tick.demands[self.demand].evaluate_only
+
+    @property
+    def _set_aside(self) -> LaneEntry | None:
+        """The run that trained on it in vain, for which no further one does."""
+        return self.tick.set_aside.get(self.demand)
 
     @property
     def _tried(self) -> bool:
@@ -214,7 +220,7 @@ class _About:
         if self.tick.demands[self.demand].evaluate_only:
             says = "it asks to be measured and never trained on"
             return Condition(type="Trained", status="False", reason="EvaluateOnly", message=says)
-        return self._pending("Trained", self.tick.train)
+        return self._untrained("Trained")
 
     def _promoted(self) -> Condition:
         model = self.tick.model
@@ -224,7 +230,20 @@ class _About:
         if self._only_measured:
             says = "the current model was not shown to follow it, and it may not be trained on"
             return Condition(type="Promoted", status="False", reason="NotFollowed", message=says)
-        return self._pending("Promoted", self.tick.train)
+        return self._untrained("Promoted")
+
+    def _untrained(self, kind: str) -> Condition:
+        """Why there is no model that was trained on it."""
+        run = self._set_aside
+        if run is None:
+            return self._pending(kind, self.tick.train)
+        measures = run.outcome.measures if run.outcome is not None else {}
+        says = (
+            f"run {run.run} trained on it, and its model did not follow it: "
+            f"{', '.join(measures[self.demand].codes)}; trainings leave it out until it changes, "
+            "or how is trained"
+        )
+        return Condition(type=kind, status="False", reason="SetAside", message=says)
 
     def _pending(self, kind: str, lane: LaneEntry | None) -> Condition:
         """What is not the case yet, and why."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from math import hypot
 
 from cosalign.domain.increment_policy import (
@@ -19,6 +20,7 @@ from cosalign.domain.increment_policy import (
 )
 from cosalign.retraining.run_lane import LaneEntry, Measure, RunLane
 from cosalign.retraining.run_orders import Demand
+from cosalign.retraining.run_results import EVERYWHERE
 from cosalign.store.model_pointer import Entry
 
 _DAY = 86400.0
@@ -160,12 +162,56 @@ def _change(demand: Demand, before: Measure, after: Measure) -> ScoreChange | No
     )  # fmt: skip
 
 
-def wanted_of(demands: Mapping[str, Demand], model: KnownModel | None, foundation: str) -> Wanted:
+def trained_in_vain(
+    demands: Mapping[str, Demand], model: KnownModel | None, train: RunLane, way: str
+) -> dict[str, LaneEntry]:
+    """New demands that were trained on and that the trained model did not follow, with the run.
+
+    What the current model follows is none of them: a training that spoils it is a bad one.
+
+    Args:
+        demands: What is demanded now.
+        model: The current model.
+        train: The lane of trainings.
+        way: How is trained now; a run that was made otherwise says nothing.
+    """
+    left = {
+        key
+        for key, demand in demands.items()
+        if not demand.evaluate_only and not (model is not None and model.followed(key))
+    }
+    found: dict[str, LaneEntry] = {}
+    for entry in takewhile(lambda ended: ended.plan.way == way, train.newest_first()):
+        measures = entry.outcome.measures if entry.outcome is not None else {}
+        told = {
+            key for key in left.intersection(entry.plan.demands) if _is_known(measures.get(key))
+        }
+        found |= {key: entry for key in told if not measures[key].followed}
+        left -= told
+        if not left:
+            break
+    return found
+
+
+def _is_known(measure: Measure | None) -> bool:
+    """Whether something was found of a config, and not of the measuring alone."""
+    if measure is None:
+        return False
+    return not EVERYWHERE.intersection(code.partition(":")[0] for code in measure.codes)
+
+
+def wanted_of(
+    demands: Mapping[str, Demand],
+    model: KnownModel | None,
+    set_aside: Iterable[str],
+    foundation: str,
+) -> Wanted:
     """What regions demand, for the policy.
 
     Args:
         demands: What is demanded now.
         model: The current model.
+        set_aside: Demands that were trained on in vain.
         foundation: Digest of base model, judge and taxonomy as the run config names them now.
     """
     measures = model.measures if model else {}
@@ -178,5 +224,6 @@ def wanted_of(demands: Mapping[str, Demand], model: KnownModel | None, foundatio
             for key in demands
             if key in measures
         },
+        set_aside=frozenset(set_aside),
         foundation_changed=made_with != foundation,
     )

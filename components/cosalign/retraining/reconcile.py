@@ -18,7 +18,7 @@ is looked at once more.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -28,7 +28,13 @@ from cosalign.retraining.admitted_configs import Rules, Verdict, admit_all
 from cosalign.retraining.audit_rows import record_histories, record_verdicts
 from cosalign.retraining.desired_configs import ConfigSource, DesiredConfigs
 from cosalign.retraining.lane_step import Next, RetryRules, next_step
-from cosalign.retraining.model_standing import KnownModel, known_model, standing_of, wanted_of
+from cosalign.retraining.model_standing import (
+    KnownModel,
+    known_model,
+    standing_of,
+    trained_in_vain,
+    wanted_of,
+)
 from cosalign.retraining.run_lane import (
     LaneContent,
     LaneEntry,
@@ -83,6 +89,7 @@ class Tick:
         demands: What is demanded of a model, by key.
         model: The current model.
         decision: What is due; ``None`` where nothing is demanded.
+        set_aside: Demands that no training is made for, since one was in vain: that run, by demand.
         settle_left: Seconds until it may be acted on; zero where it may.
         evaluate: The newest entry of the lane of evaluations.
         train: The newest entry of the lane of trainings.
@@ -97,6 +104,7 @@ class Tick:
     demands: Mapping[str, Demand]
     model: KnownModel | None
     decision: Decision | None
+    set_aside: Mapping[str, LaneEntry]
     settle_left: float
     evaluate: LaneEntry | None
     train: LaneEntry | None
@@ -182,16 +190,18 @@ class Reconciler:
         accepted = self._publish(_followed_by(model, accepted.configs), accepted, moment)
         demands = demands_of(accepted.configs)
         seen = see(self.storage, self.name, _digest_of(demands), now, self.settings.settle)
-        decision = self._decision(demands, model, now)
+        aside = trained_in_vain(demands, model, self.train, self.maker.way)
+        decision = self._decision(demands, model, aside, now)
         left = max(0.0, seen.left(now, self.settings.settle))
-        plan = None if left else self._plan(decision, demands, model, seen)
+        held = _held_to(demands, model, aside)
+        plan = None if left else self._plan(decision, demands, held, model, seen)
         steps: dict[str, Next] = {}
         for lane in self._lanes:
             own = plan if plan is not None and plan.lane == lane.lane else None
             heads[lane.lane], steps[lane.lane] = self._stepped(lane, heads[lane.lane], own, now)
         return Tick(
             now=now, desired=desired, verdicts=admitted.verdicts, accepted=accepted,
-            demands=demands, model=model, decision=decision, settle_left=left,
+            demands=demands, model=model, decision=decision, set_aside=aside, settle_left=left,
             evaluate=heads["evaluate"], train=heads["train"], done=tuple(self._done),
             next_steps=steps,
         )  # fmt: skip
@@ -217,16 +227,20 @@ class Reconciler:
         return made
 
     def _decision(
-        self, demands: Mapping[str, Demand], model: KnownModel | None, now: float
+        self,
+        demands: Mapping[str, Demand],
+        model: KnownModel | None,
+        aside: Iterable[str],
+        now: float,
     ) -> Decision | None:
         if not demands:
             return None
-        wanted = wanted_of(demands, model, self.maker.foundation)
+        wanted = wanted_of(demands, model, aside, self.maker.foundation)
         found = decide(wanted, standing_of(model, demands, self.train, now), self.settings.policy)
         anew = self._anew(found, demands, model)
         if anew is None:
             return found
-        trained = tuple(sorted(wanted.configs - wanted.evaluate_only))
+        trained = tuple(sorted(wanted.trainable))
         return Decision("full", *anew, trained, found.accepted, found.declined)
 
     def _anew(
@@ -252,6 +266,7 @@ class Reconciler:
         self,
         decision: Decision | None,
         demands: Mapping[str, Demand],
+        held: Sequence[Demand],
         model: KnownModel | None,
         seen: Seen,
     ) -> RunPlan | None:
@@ -259,7 +274,7 @@ class Reconciler:
         if decision is None or decision.action == "nothing" or not decision.configs:
             return None
         about = [demands[key] for key in decision.configs]
-        covers = about if decision.action == "evaluate" else _held_to(demands, model)
+        covers = about if decision.action == "evaluate" else held
         return self.maker.plan(
             decision.action, (decision.reason, decision.sentence), about, covers, seen.since,
             model.entry if model else None, model.record if model else None,
@@ -393,15 +408,18 @@ def _digest_of(demands: Mapping[str, Demand]) -> str:
     return fingerprint("demands", [[key, demands[key].evaluate_only] for key in sorted(demands)])
 
 
-def _held_to(demands: Mapping[str, Demand], model: KnownModel | None) -> list[Demand]:
-    """What a trained model has to follow to be promoted: all but what is only to be measured.
+def _held_to(
+    demands: Mapping[str, Demand], model: KnownModel | None, aside: Container[str]
+) -> list[Demand]:
+    """What a trained model has to follow to be promoted: all that it is trained on.
 
-    Of those, the ones that the current model follows count too: they must not get worse.
+    What is only to be measured counts too where the current model follows it: it must not get
+    worse.
     """
     return [
         demand
         for key, demand in demands.items()
-        if not demand.evaluate_only or (model is not None and model.followed(key))
+        if not (demand.evaluate_only or key in aside) or (model is not None and model.followed(key))
     ]
 
 

@@ -66,6 +66,8 @@ class RunPlan(StrictModel):
             an end that they may be the reason of.
         foundation: Digest of base model, judge and taxonomy as the run config names them.
         extends: Digest of settings that a run and its increments have to share.
+        way: Digest of how is trained and measured: of all that it is made from but configs and
+            model; empty in runs of earlier releases.
         model: Digest of the model that was current.
         demands: What the run is about: the configs that are measured or trained on, by demand.
         digests: Those configs' digests.
@@ -90,6 +92,7 @@ class RunPlan(StrictModel):
     config_uri: str
     config_digest: str
     model_uri: str | None = None
+    way: str = ""
 
     @property
     def pipeline(self) -> str:

@@ -112,6 +112,15 @@ class RunMaker:
         shared = {name: plain[name] for name in ("judging", "scoring", "pairing")}
         return fingerprint("extended-settings", shared)
 
+    @property
+    def way(self) -> str:
+        """Digest of how is trained and measured: of all but configs and model."""
+        settings = {**self.base.plain(), "configs": None}
+        return fingerprint(
+            "way-of-training",
+            {"config": settings, "increment": dict(self.increment), "submitter": self.submitter},
+        )
+
     def plan(
         self,
         kind: Kind,
@@ -152,7 +161,7 @@ class RunMaker:
         )  # fmt: skip
         return RunPlan(
             kind=kind, reason=why[0], sentence=why[1], inputs=inputs, foundation=self.foundation,
-            extends=self.extends, model=model, demands=tuple(d.key for d in about),
+            extends=self.extends, way=self.way, model=model, demands=tuple(d.key for d in about),
             digests=tuple(sorted({d.digest for d in about})), covers=tuple(d.key for d in covers),
             names={d.key: names[d.configs[0].key] for d in covers},
             config_uri=self.storage.uri_of(path), config_digest=digest,
