@@ -330,6 +330,16 @@ def test_while_a_run_is_carried_out_nobody_else_carries_it_out(
     assert ended.status == "succeeded"
 
 
+def test_a_beat_whose_answer_was_lost_gives_no_run_up(gcs_root: str) -> None:
+    storage = open_storage(gcs_root)
+    with run_lock(storage, "main-full-1").held() as keep:
+        (pulse,) = storage.list("runs/main-full-1")
+        storage.write_bytes(pulse.path, storage.read_bytes(pulse.path))
+        keep()
+        keep()
+    assert storage.list("runs/main-full-1") == []
+
+
 def test_a_run_that_another_machine_took_over_is_given_up(gcs_root: str) -> None:
     storage = open_storage(gcs_root)
     with run_lock(storage, "main-full-1").held() as keep:

@@ -9,6 +9,7 @@ of a process that died, or of a machine that sleeps; whoever takes it over is no
 from __future__ import annotations
 
 import fcntl
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class Pulse:
 
     storage: Storage
     name: str
+    _nonce: bytes = field(default_factory=lambda: secrets.token_hex(8).encode(), init=False)
     _generation: int | None = field(default=None, init=False)
 
     @property
@@ -130,14 +132,23 @@ class Pulse:
         try:
             self._write()
         except GenerationMismatch:
-            self._generation = None  # It is another's now, and not ours to delete.
-            raise
+            self._generation = self._own_generation()
+            if self._generation is None:
+                raise
         except StorageUnavailable as problem:
             # The next beat may come through, in time.
             log.warning("pulse_not_written", run=self.name, why=str(problem))
 
     def _write(self) -> None:
-        self._generation = self.storage.write_bytes(self.path, b"", if_generation=self._generation)
+        self._generation = self.storage.write_bytes(
+            self.path, self._nonce, if_generation=self._generation
+        )
+
+    def _own_generation(self) -> int | None:
+        """That of our own write whose answer was lost; ``None`` where it is another's by now."""
+        stat = self.storage.stat(self.path)
+        ours = stat is not None and self.storage.read_bytes(self.path) == self._nonce
+        return stat.generation if stat is not None and ours else None
 
 
 def _taken(name: str) -> TransientError:
