@@ -84,7 +84,7 @@ def test_its_pod_is_restricted_and_its_objects_are_valid() -> None:
 
 def test_one_look_at_a_time_and_the_next_is_the_retry() -> None:
     spec = the(render(ON), "CronJob", NAME)["spec"]
-    assert (spec["schedule"], spec["concurrencyPolicy"]) == ("*/5 * * * *", "Forbid")
+    assert (spec["schedule"], spec["concurrencyPolicy"]) == ("* * * * *", "Forbid")
     assert (_job()["backoffLimit"], _job()["activeDeadlineSeconds"]) == (0, 600)
 
 
