@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -20,13 +18,16 @@ from cosalign.domain.errors import CosalignError
 from cosalign.domain.safety_config import SafetyConfig, parse_safety_config
 from cosalign.runtime.kubernetes_api import Cluster, KubernetesApi
 from cosalign.runtime.safety_config_files import known_taxonomies
+from cosalign.serving.config_registry import ConfigRegistry
 from cosalign.serving.config_sources import AcceptedConfigSource, FileConfigSource, Reading
-from cosalign.serving.kubernetes_configs import KubernetesConfigSource, read_object
+from cosalign.serving.kubernetes_configs import KubernetesConfigSource
+from cosalign.serving.refusals import Refusal
 from cosalign.store.accepted_configs import AcceptedSet, accepted_config
 from cosalign.store.storage import Storage
 
 TAXONOMIES = known_taxonomies()
 TEXT = "Speak freely of beer."
+NOW = "2026-11-01T00:00:00+00:00"
 
 
 def parsed(document: dict[str, Any]) -> SafetyConfig:
@@ -34,8 +35,8 @@ def parsed(document: dict[str, Any]) -> SafetyConfig:
 
 
 def publish(storage: Storage, *documents: dict[str, Any]) -> None:
-    configs = [accepted_config(parsed(d), d, "2026-11-01T00:00:00+00:00") for d in documents]
-    AcceptedSet(storage).publish(configs, "test", "2026-11-01T00:00:00+00:00")
+    configs = [accepted_config(parsed(d), d, NOW) for d in documents]
+    AcceptedSet(storage).publish(configs, "test", NOW)
 
 
 def test_the_published_set_is_what_is_served(storage: Storage) -> None:
@@ -90,102 +91,135 @@ def test_files_are_read_each_for_itself(tmp_path: Path) -> None:
     assert {Path(uri).name for uri in reading.broken} == {"torn.yaml", "allows.yaml", "bytes.yaml"}
 
 
-def stored_object(generation: int = 3, **condition: Any) -> dict[str, Any]:
-    """An object as a reconciler that accepted it leaves it."""
-    document = config_document("pub", "ie", TEXT)
-    accepted = {"type": "Accepted", "status": "True", "observedGeneration": generation, **condition}
+def stored_object(text: str = TEXT, **status: Any) -> dict[str, Any]:
+    """An object of a cluster, as a list gives it: without a kind."""
     return {
-        **document,
-        "metadata": {"name": "pub", "namespace": "eu", "generation": generation, "uid": "u",
-                     "managedFields": [{"manager": "kubectl"}], "selfLink": "/old"},
-        "status": {"digest": parsed(document).digest, "conditions": [
-            {"type": "Ready", "status": "True", "observedGeneration": generation}, accepted]},
-    }  # fmt: skip
-
-
-def outcome(item: dict[str, Any]) -> str:
-    reading = Reading()
-    read_object(item, reading, TAXONOMIES)
-    kinds = {"servable": reading.servable, "refused": reading.refused, "broken": reading.broken}
-    return next((kind for kind, found in kinds.items() if found), "gone")
-
-
-def test_an_accepted_object_is_served() -> None:
-    reading = Reading()
-    read_object(stored_object(), reading, TAXONOMIES)
-    assert reading.servable["pub"].text == TEXT
-
-
-@pytest.mark.parametrize(
-    ("edit", "becomes"),
-    [
-        (lambda o: o["metadata"].update(generation=4), "broken"),
-        (lambda o: o["spec"].update(text="Speak of anything."), "broken"),
-        (lambda o: o["spec"].update(taxonomy={"name": "cosa", "version": "9"}), "broken"),
-        (lambda o: o["spec"].update(surprise=1), "broken"),
-        (lambda o: o["spec"].pop("region"), "broken"),
-        (lambda o: o.pop("spec"), "broken"),
-        (lambda o: o["status"].update(digest="0" * 64), "broken"),
-        (lambda o: o["status"].pop("digest"), "broken"),
-        (lambda o: o["status"]["conditions"][1].update(status="False"), "refused"),
-        (lambda o: o["status"]["conditions"][1].update(status="Unknown"), "refused"),
-        (lambda o: o["status"]["conditions"][1].update(status="true"), "refused"),
-        (lambda o: o["status"]["conditions"][1].update(observedGeneration=2), "broken"),
-        (lambda o: o["status"]["conditions"].pop(1), "broken"),
-        (lambda o: o["status"].update(conditions=None), "broken"),
-        (lambda o: o.pop("status"), "broken"),
-        (lambda o: o["metadata"].pop("generation"), "broken"),
-        (lambda o: o["metadata"].update(deletionTimestamp="2026-11-01T00:00:00Z"), "gone"),
-    ],
-)
-def test_no_object_is_served_that_its_status_does_not_accept_as_it_stands(
-    edit: Any, becomes: str
-) -> None:
-    item = stored_object()
-    edit(item)
-    assert outcome(item) == becomes
-
-
-@given(
-    generation=st.integers(1, 3),
-    observed=st.one_of(st.none(), st.integers(1, 3)),
-    status=st.sampled_from(["True", "False", "Unknown"]),
-    same_digest=st.booleans(),
-)
-def test_served_if_and_only_if_all_agrees(
-    generation: int, observed: int | None, status: str, same_digest: bool
-) -> None:
-    item = stored_object(generation, status=status, observedGeneration=observed)
-    if not same_digest:
-        item["status"]["digest"] = "f" * 64
-    right = observed == generation and status == "True" and same_digest
-    assert (outcome(item) == "servable") == right
+        "metadata": {"name": "pub", "namespace": "eu", "generation": 3, "uid": "u"},
+        "spec": config_document("pub", "ie", text)["spec"],
+        "status": status,
+    }
 
 
 @pytest.fixture
-def api_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An API server that lists what a test puts into it."""
+def cluster(storage: Storage, tmp_path: Path) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """The source of a cluster, and the objects that its API server lists."""
     items: list[dict[str, Any]] = []
 
     async def listed(_: Any) -> JSONResponse:
-        # A list's items have no kind.
-        plain = [{k: v for k, v in o.items() if k not in ("apiVersion", "kind")} for o in items]
-        return JSONResponse({"kind": "SafetyConfigList", "items": plain})
+        return JSONResponse({"kind": "SafetyConfigList", "items": items})
 
     path = "/apis/cosalign.dev/v1alpha1/namespaces/eu/safetyconfigs"
-    with running(Starlette(routes=[Route(path, listed)])) as url:
-        yield url, items
+    accepted = AcceptedConfigSource(storage.uri, "main", TAXONOMIES)
+    with (
+        running(Starlette(routes=[Route(path, listed)])) as url,
+        KubernetesApi(Cluster(url, "eu", tmp_path / "token", None), patience=1.0) as api,
+    ):
+        yield KubernetesConfigSource(accepted, api, "eu"), items
 
 
-def test_objects_are_listed_over_the_api(
-    api_server: tuple[str, list[dict[str, Any]]], tmp_path: Path
+def accept_object(storage: Storage, **spec: Any) -> None:
+    """What a reconcile publishes that accepted the object."""
+    document = config_document("pub", "ie", TEXT, **spec)
+    document["metadata"]["namespace"] = "eu"
+    config = accepted_config(parsed(config_document("pub", "ie", TEXT, **spec)), document, NOW)
+    AcceptedSet(storage).publish([config], "test", NOW)
+
+
+REFUSED = {"type": "Accepted", "status": "False", "observedGeneration": 3}
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        stored_object("Speak of anything.", conditions=[REFUSED], digest="0" * 64),
+        stored_object("Speak of anything."),
+        stored_object("Speak of anything.", conditions=[{**REFUSED, "observedGeneration": 2}]),
+        {**stored_object(), "spec": {"surprise": 1}},
+        {"metadata": {"name": "pub"}},
+    ],
+    ids=["refused", "not judged", "judged before", "wrong", "empty"],
+)
+def test_an_edit_leaves_the_accepted_version_in_force(
+    cluster: tuple[Any, list[dict[str, Any]]], storage: Storage, edited: dict[str, Any]
 ) -> None:
-    url, items = api_server
-    cluster = Cluster(url, "eu", tmp_path / "token", None)
-    with KubernetesApi(cluster, patience=1.0) as api:
-        source = KubernetesConfigSource(api, "eu", TAXONOMIES)
-        assert source.read() == Reading()
-        items.append(stored_object())
-        assert source.read().servable["pub"].region == "ie"
-        items[0]["metadata"]["generation"] = 4
-        assert source.read().broken == {"pub": "ie"}
+    source, items = cluster
+    accept_object(storage)
+    items.append(edited)
+    moments = iter([0.0, 0.0, 10_000.0])
+    for _ in range(2):  # the second is a replica that starts after the edit
+        registry = ConfigRegistry(source, 300.0, clock=lambda: next(moments, 10_000.0))
+        registry.take(source.read())
+        assert registry.find("ie").text == TEXT
+
+
+def test_a_deleted_object_ends_its_config_whatever_is_accepted(
+    cluster: tuple[Any, list[dict[str, Any]]], storage: Storage
+) -> None:
+    source, items = cluster
+    accept_object(storage)
+    items.append(stored_object())
+    registry = ConfigRegistry(source, 300.0)
+    registry.take(source.read())
+    assert registry.find("ie").name == "pub"
+    items[0]["metadata"]["deletionTimestamp"] = "2026-11-01T00:00:00Z"
+    for gone in (items[0], None):
+        items[:] = [gone] if gone else []
+        registry.take(source.read())
+        with pytest.raises(Refusal) as refused:
+            registry.find("ie")
+        assert refused.value.code == "config_not_accepted"
+
+
+@pytest.mark.parametrize("status", [{}, {"conditions": [{**REFUSED, "status": "True"}]}])
+def test_an_object_that_is_not_in_the_set_is_not_served_whatever_its_status_says(
+    cluster: tuple[Any, list[dict[str, Any]]], storage: Storage, status: dict[str, Any]
+) -> None:
+    source, items = cluster
+    items.append(stored_object(**status))
+    assert source.read() == Reading(refused={"eu/pub": "ie"})
+    accept_object(storage)
+    assert source.read().servable["eu/pub"].text == TEXT
+    AcceptedSet(storage).publish([], "test", NOW)
+    assert source.read() == Reading(refused={"eu/pub": "ie"})
+
+
+@pytest.mark.parametrize(
+    ("dates", "code"),
+    [
+        ({"effectiveFrom": "2027-01-01"}, "config_not_yet_effective"),
+        ({"expires": "2026-01-01"}, "config_expired"),
+    ],
+)
+def test_accepted_dates_hold_for_objects_too(
+    cluster: tuple[Any, list[dict[str, Any]]], storage: Storage, dates: dict[str, Any], code: str
+) -> None:
+    source, items = cluster
+    accept_object(storage, **dates)
+    items.append(stored_object())
+    registry = ConfigRegistry(source, 300.0, calendar=lambda: 1795000000.0)
+    registry.take(source.read())
+    with pytest.raises(Refusal) as refused:
+        registry.find("ie")
+    assert refused.value.code == code
+
+
+def test_where_the_set_cannot_be_read_objects_are_no_set(
+    cluster: tuple[Any, list[dict[str, Any]]], storage: Storage
+) -> None:
+    source, items = cluster
+    accept_object(storage)
+    items.append(stored_object())
+    storage.write_bytes("accepted/main/current.json", b"")
+    with pytest.raises(CosalignError):
+        source.read()
+
+
+def test_a_set_that_breaks_one_config_breaks_it_here(storage: Storage, cluster: Any) -> None:
+    source, items = cluster
+    accept_object(storage)
+    items.append(stored_object())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(TAXONOMIES, "cosa 1")
+        assert source.read().broken == {"eu/pub": "ie"}
+        items.clear()
+        assert source.read() == Reading(refused={"eu/pub": "ie"})

@@ -2,7 +2,7 @@
 
 A reading says of every config one of three things. *Servable*: it may be used while it is in force.
 *Refused*: somebody decided against it; it is not used from now on. *Broken*: what stands there now
-cannot be used and nobody decided anything (a half-written file, a spec that waits for its review);
+cannot be used and nobody decided anything (a half-written file, a taxonomy that is not known here);
 what was servable under that key before may be used a little longer. A source that cannot be read at
 all raises, which is the third case for everything in it.
 """
@@ -60,7 +60,7 @@ class Reading:
 
     Attributes:
         servable: Configs that may be used.
-        refused: Regions of those that somebody decided against.
+        refused: Regions of those that somebody decided against, or has not accepted yet.
         broken: Regions of those that cannot be used as they stand; ``None`` where not even that
             is known.
         reasons: Why.
@@ -188,8 +188,9 @@ def open_config_source(settings: GatewaySettings) -> ConfigSource:
     taxonomies = known_taxonomies(group.taxonomies)
     if group.kind == "files":
         return FileConfigSource(group.addresses, taxonomies)
+    accepted = AcceptedConfigSource(settings.storage, group.name, taxonomies)
     if group.kind == "kubernetes":
         from cosalign.serving.kubernetes_configs import KubernetesConfigSource
 
-        return KubernetesConfigSource.own_cluster(group.namespace, taxonomies)
-    return AcceptedConfigSource(settings.storage, group.name, taxonomies)
+        return KubernetesConfigSource.own_cluster(accepted, group.namespace)
+    return accepted

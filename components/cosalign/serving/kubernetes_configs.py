@@ -1,84 +1,66 @@
-"""SafetyConfig objects of a cluster, as far as their status accepts them as they stand.
+"""The accepted set, less those configs whose object is gone from the cluster.
 
-Acceptance is about one generation of a spec. Any edit, be it of the region or of a date, makes a
-new one, which is not served until the reconciler has judged it; the digest is computed again here,
-so that a status that belongs to another text accepts nothing.
+What is in force stands in the set, which the reconciler alone writes: an edit that it refused or
+has not judged yet leaves the version before it there, and so here. Objects add the way out. A
+config whose SafetyConfig is deleted is not used from the next look on, whether or not the
+reconciler runs; what an object holds, and what its status says, is not asked.
 
 The objects are listed every few seconds rather than watched. A watch tells a change sooner, and has
 to be taken up again whenever it ends or its version has been forgotten; a list from the server's
-cache has no state to lose, and a minute is what is promised.
+cache has no state to lose.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
-from cosalign.domain.errors import CosalignError
 from cosalign.runtime.kubernetes_api import Cluster, KubernetesApi
-from cosalign.serving.config_sources import Reading, Taxonomies, parsed_document, servable
+from cosalign.serving.config_sources import AcceptedConfigSource, Reading
 
 PATIENCE_SECONDS = 5.0
-KIND = {"apiVersion": "cosalign.dev/v1alpha1", "kind": "SafetyConfig"}
-
-Object = dict[str, Any]
 
 
 class KubernetesConfigSource:
-    """The SafetyConfigs of a namespace.
+    """The accepted configs of a namespace's SafetyConfigs.
 
     Args:
+        accepted: The set that they were accepted into.
         api: The cluster's.
         namespace: The namespace.
-        taxonomies: Known taxonomies.
     """
 
-    def __init__(self, api: KubernetesApi, namespace: str, taxonomies: Taxonomies) -> None:
+    def __init__(self, accepted: AcceptedConfigSource, api: KubernetesApi, namespace: str) -> None:
+        self._accepted = accepted
         self._api = api
-        self._path = f"/apis/cosalign.dev/v1alpha1/namespaces/{namespace}/safetyconfigs"
-        self._taxonomies = taxonomies
+        self._namespace = namespace
 
     @classmethod
-    def own_cluster(cls, namespace: str | None, taxonomies: Taxonomies) -> Self:
+    def own_cluster(cls, accepted: AcceptedConfigSource, namespace: str | None) -> Self:
         """Of the cluster that this process runs in; its own namespace where none is named."""
         cluster = Cluster.own()
         api = KubernetesApi(cluster, PATIENCE_SECONDS)
-        return cls(api, namespace or cluster.namespace, taxonomies)
+        return cls(accepted, api, namespace or cluster.namespace)
 
     def read(self) -> Reading:
         """See :class:`cosalign.serving.config_sources.ConfigSource`."""
-        reading = Reading()
-        for item in self._api.get(self._path, resourceVersion="0")["items"]:
-            read_object(item, reading, self._taxonomies)
-        return reading
+        reading, wanted = self._accepted.read(), self._regions()
+        accepted = {key: config.region for key, config in reading.servable.items()} | reading.broken
+        return Reading(
+            servable={key: one for key, one in reading.servable.items() if key in wanted},
+            refused={
+                key: region
+                for key, region in (wanted | accepted).items()
+                if (key in wanted) != (key in accepted)
+            },
+            broken={key: region for key, region in reading.broken.items() if key in wanted},
+            reasons={key: reason for key, reason in reading.reasons.items() if key in wanted},
+        )
 
-
-def read_object(item: Object, reading: Reading, taxonomies: Taxonomies) -> None:
-    """Enters one object into a reading."""
-    metadata, status = item["metadata"], item.get("status") or {}
-    key, generation = metadata["name"], metadata.get("generation")
-    region = (item.get("spec") or {}).get("region")
-    if metadata.get("deletionTimestamp"):
-        return
-    condition = _accepted(status)
-    observed = condition.get("observedGeneration", status.get("observedGeneration"))
-    if generation is None or observed != generation:
-        reading.breaks(key, region, "its spec has not been judged yet")
-        return
-    if condition.get("status") != "True":
-        reading.refused[key] = region
-        return
-    try:
-        # A list's items carry no kind of their own.
-        config = parsed_document({**KIND, **item}, key, taxonomies)
-    except CosalignError as problem:
-        reading.breaks(key, region, str(problem))
-        return
-    if config.digest != status.get("digest"):
-        reading.breaks(key, region, "its status accepts another text than it has")
-        return
-    reading.servable[key] = servable(config, taxonomies)
-
-
-def _accepted(status: Object) -> Object:
-    conditions: list[Object] = status.get("conditions") or []
-    return next((one for one in conditions if one.get("type") == "Accepted"), {})
+    def _regions(self) -> dict[str, str | None]:
+        """Regions of the objects that are there and not being deleted, by namespace and name."""
+        path = f"/apis/cosalign.dev/v1alpha1/namespaces/{self._namespace}/safetyconfigs"
+        return {
+            f"{self._namespace}/{item['metadata']['name']}": (item.get("spec") or {}).get("region")
+            for item in self._api.get(path, resourceVersion="0")["items"]
+            if not item["metadata"].get("deletionTimestamp")
+        }

@@ -20,8 +20,9 @@ class ConfigsGroup(StrictModel):
     """Where accepted safety configs come from.
 
     ``kind: accepted`` reads the set that the reconciler publishes in storage (the default);
-    ``kind: kubernetes`` the SafetyConfig objects of a namespace, as far as their status accepts
-    them; ``kind: files`` files and folders that the operator trusts as they stand.
+    ``kind: kubernetes`` the same, less those whose SafetyConfig is gone from a namespace, so that a
+    deletion counts at once; ``kind: files`` files and folders that the operator trusts as they
+    stand.
 
     Attributes:
         kind: Which of the three.
