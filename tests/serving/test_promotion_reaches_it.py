@@ -17,11 +17,12 @@ import pytest
 from tests.inference.released import release
 from tests.serving.world import POLICIES, Running, World, eventually, running
 
-from cosalign.domain.errors import ModelError
+from cosalign.domain.errors import ConfigError, ModelError
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.safety_template import export_template
 from cosalign.serving.double import StandInServer, prompt_digest
-from cosalign.serving.promoted_model import fixed_model, pinned_model
+from cosalign.serving.promoted_model import pinned_model
+from cosalign.serving.settings import read_gateway_settings
 from cosalign.store.model_pointer import Choice, ModelPointer
 from cosalign.store.storage import Storage, open_storage
 
@@ -305,18 +306,28 @@ def test_a_model_without_a_manifest_is_hashed_whole(tiny: ModelFolder, tmp_path:
         pinned_model(str(tiny.path), "0" * 64, "tokens", tmp_path)
 
 
-def test_token_ids_need_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no tokenizer is known"):
-        fixed_model("served:gpt", None, "tokens", tmp_path)
-    assert fixed_model("served:gpt", None, "system", tmp_path).served_name == "gpt"
+@pytest.mark.parametrize("kind", ["tokens", "template", "system"])
+def test_a_model_without_a_tokenizer_is_refused_before_anything_listens(
+    installation: World, kind: str
+) -> None:
+    settings = installation.gateway_settings().model_dump(mode="json")
+    settings["model"]["uri"] = "served:gpt"
+    settings["upstreams"]["prompt"] = kind
+    file = installation.folder / "gateway.yaml"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"no tokenizer is known of served:gpt.*\?tokenizer="):
+        read_gateway_settings(str(file))
 
 
 @pytest.mark.parametrize(
-    ("kind", "uri"), [("template", "TINY"), ("system", "TINY"), ("system", "served:gpt")]
+    ("kind", "uri"),
+    [("template", "TINY"), ("system", "TINY"), ("system", "served:gpt?tokenizer=TINY")],
 )
 def test_servers_that_take_messages(installation: World, kind: str, uri: str) -> None:
     tiny = installation.model
     name = tiny.digest if uri == "TINY" else "gpt"
+    for tenant, region in (("pub", "ie"), ("school", "no")):
+        installation.tenant(tenant, [region], limits={"prompt_tokens": 60})
     installation.upstream.models = {name: 8192}
     installation.settings["model"] = {"uri": uri.replace("TINY", str(tiny.path))}
     installation.settings["upstreams"] = {"prompt": kind}
@@ -337,5 +348,19 @@ def test_servers_that_take_messages(installation: World, kind: str, uri: str) ->
             answer = found.ask("pub", spelling)
             assert found.code(answer) == (400, "control_token")
         assert len(installation.upstream.asked) == asked
-        # What counts the config is not told.
-        assert found.ask("pub").json()["usage"] is None
+        # What is sent is counted and charged; what the config adds is not told.
+        assert found.code(found.ask("pub", "a " * 80)) == (400, "prompt_too_long")
+        shown = {found.ask(tenant).json()["usage"]["prompt_tokens"] for tenant in ("pub", "school")}
+        whole = len(installation.ids(POLICIES["ie"], ("user", "Tell me of pubs.")))
+        assert len(shown) == 1
+        assert 0 < shown.pop() < whole
+        (charged,) = {row["prompt_tokens"] for row in eventually(partial(answered, installation))}
+        assert charged == whole
+
+
+def answered(installation: World) -> list[dict[str, Any]]:
+    """Rows of what the pubs were answered."""
+    lines = [line for file in installation.storage.rglob("*.jsonl")
+             for line in file.read_text().splitlines()]  # fmt: skip
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if (row["tenant"], row["code"]) == ("pub", "ok")]

@@ -42,7 +42,7 @@ class AnswerForm:
         id: The request's id.
         model: The one model name.
         fingerprint: Of the model behind it.
-        shown_tokens: The prompt's length as the caller is told; ``None`` where it is not known.
+        shown_tokens: The prompt's length as the caller is told.
         choices: How many answers were asked for.
         created: Seconds since 1970.
     """
@@ -50,7 +50,7 @@ class AnswerForm:
     id: str
     model: str
     fingerprint: str
-    shown_tokens: int | None
+    shown_tokens: int
     choices: int
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -64,10 +64,8 @@ class AnswerForm:
             "system_fingerprint": self.fingerprint,
         }
 
-    def usage(self, completion_tokens: int) -> dict[str, int] | None:
+    def usage(self, completion_tokens: int) -> dict[str, int]:
         """Counts of tokens, as if there were no config."""
-        if self.shown_tokens is None:
-            return None
         return {
             "prompt_tokens": self.shown_tokens,
             "completion_tokens": completion_tokens,

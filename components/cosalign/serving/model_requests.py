@@ -217,12 +217,12 @@ def check_length(prompt: Prompt, limits: Limits, context: int | None) -> None:
         Refusal: It is longer than the tenant may ask, or the config leaves no room.
     """
     room = limits.prompt_tokens + limits.completion_tokens + prompt.config_tokens
-    if context is not None and prompt.tokens is not None and room > context:
+    if context is not None and room > context:
         raise Refusal(
             "config_unservable",
             "this tenant's limits and its safety config do not fit this model together",
         )
-    if prompt.shown_tokens is not None and prompt.shown_tokens > limits.prompt_tokens:
+    if prompt.shown_tokens > limits.prompt_tokens:
         raise Refusal(
             "prompt_too_long",
             f"the messages have {prompt.shown_tokens} tokens; {limits.prompt_tokens} are taken",

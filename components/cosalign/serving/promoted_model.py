@@ -125,17 +125,10 @@ def fixed_model(uri: str, served_name: str | None, kind: PromptKind, cache: Path
     """A model that the operator names, whatever was promoted.
 
     Raises:
-        ModelError: There is none, or its tokenizer is not known and ``kind`` needs it.
+        ModelError: There is none, or it cannot be asked in this way.
     """
     folder = resolve_model(uri, cache)
     name = served_name or (parse_served(uri).name if is_served(uri) else folder.digest)
-    if is_served(uri) and not parse_served(uri).tokenizer:
-        if kind == "tokens":
-            raise ModelError(
-                f"model {uri}: no tokenizer is known, so no token ids can be sent; add "
-                "?tokenizer=ADDRESS, or set upstreams.prompt to template or system"
-            )
-        return AnsweringModel(folder.digest, uri, name, MessagePrompts(argument=kind == "template"))
     return AnsweringModel(folder.digest, uri, name, prompt_form(folder, kind))
 
 
@@ -145,14 +138,12 @@ def prompt_form(folder: ModelFolder, kind: PromptKind) -> PromptForm:
     Raises:
         ModelError: It cannot be asked in this way.
     """
+    counted = TokenPrompts(folder.path, folder.tokenizer_digest)
     if kind == "tokens":
-        return TokenPrompts(folder.path, folder.tokenizer_digest)
-    from cosalign.inference.hf_tokenizer import HfTokenizer
-
-    tokenizer = HfTokenizer(folder.path, folder.tokenizer_digest)
-    if tokenizer.seams_give_way:
+        return counted
+    if counted.tokenizer.seams_give_way:
         raise ModelError(
             f"model {folder.uri}: its vocabulary finds control tokens in normalised text, so "
             "messages cannot be checked for them; set upstreams.prompt to tokens"
         )
-    return MessagePrompts(argument=kind == "template", controls=tokenizer.controls)
+    return MessagePrompts(counted, argument=kind == "template")

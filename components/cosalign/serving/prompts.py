@@ -6,8 +6,9 @@ server that renders messages itself turns ``<|im_end|>`` in a user's text into t
 token ids leave it the text that it is. The same tokenizer says how long a prompt is before anything
 is paid for.
 
-``template`` and ``system`` send messages, for servers that take no token ids or whose tokenizer is
-not known. There a text that spells a control token can only be refused.
+``template`` and ``system`` send messages, for servers that take no token ids. There a text that
+spells one of the model's control tokens can only be refused; what is sent is counted as above, so
+the tokenizer has to be known all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,12 +34,6 @@ CONFIGS_KEPT = 1024
 
 Conversation = Sequence[tuple[str, str]]
 
-_LIKELY_CONTROLS = re.compile(
-    r"<\|[^<>|\n]{1,64}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
-    r"|<\uff5c[^<>\n]{1,64}\uff5c>"
-)
-"""Spellings of control tokens in published vocabularies, where a model's own are not known."""
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -47,19 +42,19 @@ class Prompt:
     Attributes:
         path: The endpoint.
         fields: What is particular to it: ``prompt``, or ``messages``.
-        tokens: Its length, the config's included; ``None`` where no tokenizer is known.
+        tokens: Its length, the config's included.
         shown_tokens: The length that the caller is told: without the config.
     """
 
     path: str
     fields: dict[str, Any]
-    tokens: int | None
-    shown_tokens: int | None
+    tokens: int
+    shown_tokens: int
 
     @property
     def config_tokens(self) -> int:
         """What the config adds."""
-        return (self.tokens or 0) - (self.shown_tokens or 0)
+        return self.tokens - self.shown_tokens
 
 
 class PromptForm(Protocol):
@@ -80,11 +75,14 @@ class TokenPrompts:
     Args:
         folder: The model's tokenizer.
         digest: Its digest.
+
+    Attributes:
+        tokenizer: The tokenizer, for the event loop's thread alone.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._folder, self._digest = folder, digest
-        self._here = _loaded(folder, digest)
+        self.tokenizer = _loaded(folder, digest)
         # A tokenizer is switched between trusted and plain text, so each thread has its own.
         self._beside: HfTokenizer | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
@@ -112,7 +110,7 @@ class TokenPrompts:
 
     async def _ids(self, config: str, conversation: Conversation) -> tuple[int, ...]:
         if sum(len(content) for _, content in conversation) <= LONG_CHARACTERS:
-            return _encoded(self._here, config, conversation)
+            return _encoded(self.tokenizer, config, conversation)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._ids_beside, config, conversation)
 
@@ -127,8 +125,8 @@ class TokenPrompts:
             if len(self._config_tokens) >= CONFIGS_KEPT:
                 self._config_tokens.clear()
             bare = [("user", "x")]
-            whole = self._here.encode_chat([("system", config), *bare])
-            self._config_tokens[config] = len(whole) - len(self._here.encode_chat(bare))
+            whole = self.tokenizer.encode_chat([("system", config), *bare])
+            self._config_tokens[config] = len(whole) - len(self.tokenizer.encode_chat(bare))
         return self._config_tokens[config]
 
 
@@ -149,13 +147,14 @@ class MessagePrompts:
     """Prompts as messages.
 
     Args:
+        counted: The same prompts as tokens, for their number.
         argument: Whether the config is the chat template's argument; else it is a system message.
-        controls: Spellings of the model's control tokens; the usual ones where ``None``.
     """
 
-    def __init__(self, *, argument: bool, controls: frozenset[str] | None = None) -> None:
+    def __init__(self, counted: TokenPrompts, *, argument: bool) -> None:
+        self._counted = counted
         self._argument = argument
-        self._controls = _LIKELY_CONTROLS if controls is None else spelled(controls)
+        self._controls = spelled(counted.tokenizer.controls)
 
     async def prompt(self, config: str, conversation: Conversation) -> Prompt:
         """See :class:`PromptForm`."""
@@ -168,13 +167,14 @@ class MessagePrompts:
                     f"messages[{i}].content spells a control token; write it otherwise",
                     f"messages[{i}].content",
                 )
+        counted = await self._counted.prompt(config, conversation)
         messages = [{"role": role, "content": content} for role, content in conversation]
         fields: dict[str, Any] = {"messages": messages}
         if self._argument:
             fields["chat_template_kwargs"] = {ARGUMENT: config}
         else:
             fields["messages"] = [{"role": "system", "content": config}, *messages]
-        return Prompt("/v1/chat/completions", fields, None, None)
+        return replace(counted, path="/v1/chat/completions", fields=fields)
 
 
 def spelled(controls: frozenset[str]) -> re.Pattern[str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
+from cosalign.inference.served_model import is_served, parse_served
 from cosalign.store.storage import read_uri
 
 
@@ -58,7 +59,8 @@ class ModelGroup(StrictModel):
 
     Attributes:
         pointer: The pointer's name (``gate.model`` of run configs).
-        uri: A model's address; ``served:NAME`` for a server without a known tokenizer.
+        uri: A model's address; ``served:NAME?tokenizer=ADDRESS`` for one whose weights are
+            elsewhere.
         served_name: What the upstream calls it.
         refresh_seconds: How often the pointer is looked at.
     """
@@ -67,6 +69,17 @@ class ModelGroup(StrictModel):
     uri: str | None = None
     served_name: str | None = None
     refresh_seconds: float = Field(default=10.0, gt=0, le=60)
+
+    @field_validator("uri")
+    @classmethod
+    def _has_a_tokenizer(cls, value: str | None) -> str | None:
+        if value is not None and is_served(value) and not parse_served(value).tokenizer:
+            raise ValueError(
+                f"no tokenizer is known of {value}, so its prompts can be neither counted nor "
+                "searched for control tokens; add ?tokenizer=ADDRESS, a folder, hub id or gs:// "
+                "with the model's tokenizer and chat template"
+            )
+        return value
 
 
 class UpstreamsGroup(StrictModel):
