@@ -2,9 +2,11 @@
 
 The same model server is asked directly and through the gateway, in one run, from another process
 on loopback. First a stand-in that answers at a fixed pace, as a busy GPU would: 200 streams at a
-time, a piece every 40 ms. Then as many short requests as go through, each checked for its seed and
-for the digest of the very tokens that its tenant's config and its text must have become. Then
-vLLM's own server. What is added is the difference of the two distributions' percentiles.
+time, a piece every 40 ms. Then as many short requests as go through. Each answer is checked to its
+end, piece by piece, for its seed and for the digest of the very tokens that its tenant's config and
+its text must have become. Then vLLM's own server, whose answers are checked for their end alone.
+What is added is the difference of the two distributions' percentiles; one that too few requests
+stand behind is null.
 
     python -m benchmarks.gateway [--parts paced,short,clients,soak,vllm] [--model FOLDER]
 """
@@ -23,7 +25,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +41,7 @@ from cosalign.domain.run_config.engine import EngineGroup
 from cosalign.inference.hf_tokenizer import HfTokenizer
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.serving.api_keys import new_key
-from cosalign.serving.double import prompt_digest
+from cosalign.serving.double import told
 from cosalign.serving.model_server import start_model_server
 
 STREAMS, PIECES, PACE = 200, 64, 0.04
@@ -60,6 +62,8 @@ QUESTIONS = [
     "Name three pubs of the nineteenth century and what they were known for.",
 ]
 GATEWAY_CORES, OTHER_CORES = {0}, {1}
+BEYOND = 10
+"""Requests that have to lie beyond a percentile for it to say anything."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +208,19 @@ class Calls:
 
     def _call(self, path: str, body: Any, seed: int, ids: list[int], headers: str) -> Call:
         request = http_post(path, json.dumps(body).encode(), headers)
-        return Call(request, f'"{seed}:{prompt_digest(ids)}'.encode())
+        said = told({"prompt": ids, "seed": seed, "max_tokens": self._pieces})
+        pieces = said if self._stream else ["".join(said)]
+        return Call(request, [piece.encode() for piece in pieces], self._stream)
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """In milliseconds."""
-    found = np.percentile(np.array(seconds) * 1e3, [50, 90, 99])
-    return {name: round(float(x), 2) for name, x in zip(("p50", "p90", "p99"), found, strict=True)}
+def percentiles(seconds: list[float]) -> dict[str, float | None]:
+    """In milliseconds; ``None`` where too few requests lie beyond one."""
+    return {
+        f"p{share}": round(float(np.percentile(seconds, share)) * 1e3, 2)
+        if len(seconds) * (100 - share) >= 100 * BEYOND
+        else None
+        for share in (50, 90, 99)
+    }
 
 
 def added(direct: Seen, through: Seen) -> dict[str, Any]:
@@ -220,9 +230,13 @@ def added(direct: Seen, through: Seen) -> dict[str, Any]:
         one, other = (percentiles(getattr(seen, name)) for seen in (direct, through))
         figures[name] = {
             "direct_ms": one, "through_ms": other,
-            "added_ms": {key: round(other[key] - one[key], 2) for key in one},
+            "added_ms": {key: _difference(one[key], other[key]) for key in one},
         }  # fmt: skip
     return figures
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else round(other - one, 2)
 
 
 def run_load(port: int, callers: int, calls: Iterator[Call], seconds: float, ramp: float) -> Seen:
@@ -356,7 +370,7 @@ def clients(setting: Setting, requests: int) -> dict[str, Any]:
 
 def anything(calls: Iterator[Call]) -> Iterator[Call]:
     """The same requests, whatever is answered: a real model says what it likes."""
-    return (Call(call.request, b"[DONE]") for call in calls)
+    return (replace(call, pieces=None) for call in calls)
 
 
 def main() -> None:
@@ -396,15 +410,21 @@ def main() -> None:
 
 
 def headline(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are asked for first."""
-    figures: dict[str, Any] = {}
+    """The figures that are asked for first, and what all parts together dropped."""
+    figures: dict[str, Any] = {"dropped": sum(map(_dropped, found.values()))}
     if "paced" in found:
         first = found["paced"]["first"]["added_ms"]
         figures |= {"added_p50_ms": first["p50"], "added_p99_ms": first["p99"]}
     if "short" in found:
         figures["requests_per_s"] = found["short"]["whole_per_s"]
-        figures["dropped"] = sum(found["short"][k] for k in ("refused", "mixed_up", "broken"))
     return figures
+
+
+def _dropped(part: dict[str, Any]) -> int:
+    """Requests of a part without their answer, through the gateway or to the server itself."""
+    own = [np.sum(part.get(name, 0)) for name in ("refused", "mixed_up", "broken", "dropped")]
+    inner = [_dropped(value) for value in part.values() if isinstance(value, dict)]
+    return int(sum(own)) + sum(inner)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 A client library would cost more per piece than the gateway that is measured. So requests are bytes
 made beforehand, and an answer is looked at for three things: when its first piece came, when it was
-complete, and whether it is the one that was asked for.
+complete, and whether it is, piece by piece and to its end, the one that was asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,14 +16,35 @@ from typing import cast
 
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 """With the line before it: headers may end in a zero too."""
+END_OF_STREAM = b"data: [DONE]\n\n"
+_ERROR = re.compile(rb'data: *\{ *"error"')
+_TEXT = re.compile(rb'"(?:content|text)": *"((?:[^"\\]|\\.)+)"')
+"""What a piece or a whole answer says; the first piece of a stream says nothing but the role."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request as bytes, and what its answer must hold."""
+    """A request as bytes, and its answer.
+
+    Attributes:
+        request: The bytes.
+        pieces: What the answer says, one text for a whole one; ``None`` where a real model answers,
+            which says what it likes.
+        stream: Whether it is a stream.
+    """
 
     request: bytes
-    expected: bytes
+    pieces: list[bytes] | None
+    stream: bool
+
+    def answered_by(self, answer: bytes) -> bool:
+        """Whether an answer of status 200 is the one that was asked for, all of it."""
+        if self.stream and (
+            not answer.endswith(END_OF_STREAM + END_OF_CHUNKS) or _ERROR.search(answer)
+        ):
+            return False
+        said = _TEXT.findall(answer)
+        return bool(said) if self.pieces is None else said == self.pieces
 
 
 @dataclass
@@ -73,19 +95,19 @@ class _Caller(asyncio.Protocol):
         if not self._first and (b"data: " in data or b'"id"' in data or b'"model"' in data):
             self._first = time.perf_counter()
         if answer.endswith(END_OF_CHUNKS) or _complete(answer):
-            self._check(bytes(answer))
+            self._check(bytes(answer), time.perf_counter())
             self._ask()
 
-    def _check(self, answer: bytes) -> None:
+    def _check(self, answer: bytes, came: float) -> None:
         if self._call is None:
             return
         if not answer.startswith(b"HTTP/1.1 200"):
             self._seen.refused += 1
-        elif self._call.expected not in answer:
+        elif not self._call.answered_by(answer):
             self._seen.wrong += 1
         else:
             self._seen.first.append(self._first - self._sent)
-            self._seen.whole.append(time.perf_counter() - self._sent)
+            self._seen.whole.append(came - self._sent)
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._call is not None:

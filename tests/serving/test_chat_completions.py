@@ -33,7 +33,7 @@ def test_the_openai_package_is_answered_under_its_tenants_config(
         model="cosalign", messages=messages, max_tokens=3, seed=11, temperature=0
     )
     assert answer.choices[0].message.content == (
-        f"{expected(shared, region, 'Tell me of beer.', 11)} 1 2"
+        f"{expected(shared, region, 'Tell me of beer.', 11)} 11.1 11.2"
     )
     assert answer.choices[0].finish_reason == "stop"
     assert answer.model == "cosalign"
@@ -49,7 +49,7 @@ def test_the_openai_package_streams(shared: Running) -> None:
     )  # fmt: skip
     chunks = list(stream)
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert text == f"{expected(shared, 'no', 'Tell me of swords.', 3)} 1 2 3 4"
+    assert text == f"{expected(shared, 'no', 'Tell me of swords.', 3)} 3.1 3.2 3.3 3.4"
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage is not None

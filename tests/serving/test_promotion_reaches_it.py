@@ -90,8 +90,9 @@ class Load:
             streamed(answer.text) if stream else answer.json()["choices"][0]["message"]["content"]
         )
         told_seed, _, rest = text.partition(":")
-        told = rest.partition(" ")[0]
-        if told_seed != str(seed) or told not in self._allowed or not text.endswith(" 1 2 3 4"):
+        told, _, others = rest.partition(" ")
+        whole = others == " ".join(f"{seed}.{i}" for i in range(1, 5))
+        if told_seed != str(seed) or told not in self._allowed or not whole:
             self.wrong.append(text)
         self.answered[told] += 1
 

@@ -2,7 +2,8 @@
 
 Tests and the benchmark put it where vLLM would be. Its answer begins with the request's seed and a
 digest of the prompt that it was given, so that an answer that went to the wrong caller, or was
-asked under the wrong config, shows; then come as many pieces as were asked for, at a pace.
+asked under the wrong config, shows; then come as many pieces as were asked for, at a pace, each
+with the seed, so that a piece that went astray shows too.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def prompt_digest(prompt: Any) -> str:
 def told(body: Body) -> list[str]:
     """The pieces of the stand-in's answer to a request."""
     prompt = body.get("prompt") or [body["messages"], body.get("chat_template_kwargs")]
-    first = f"{body.get('seed')}:{prompt_digest(prompt)}"
-    return [first, *(f" {i}" for i in range(1, body["max_tokens"]))]
+    seed = body.get("seed")
+    first = f"{seed}:{prompt_digest(prompt)}"
+    return [first, *(f" {seed}.{i}" for i in range(1, body["max_tokens"]))]
 
 
 @dataclass
