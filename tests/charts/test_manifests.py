@@ -16,10 +16,12 @@ from tests.charts.object_schemas import problems
 from tests.charts.rendering import CHART, ROOT, Object, merged, objects_in, of_kind, render, the
 
 from cosalign.runtime.run_config import STORED_CONFIGS
+from cosalign.serving.audit import FOLDER as AUDIT_FOLDER
 
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("development", "production")
 RECONCILING = yaml.safe_load((CHART / "ci" / "reconcile-values.yaml").read_text("utf-8"))
+SERVING = yaml.safe_load((CHART / "ci" / "serving-values.yaml").read_text("utf-8"))
 GITOPS = sorted((MANIFESTS / "gitops").rglob("*.yaml"))
 PLACEHOLDER = re.compile(r"\b(PROJECT|NUMBER|POOL|LOCATION|ZONE|CLUSTER|BUCKET|SCRATCH)\b")
 
@@ -103,8 +105,8 @@ def test_settings_are_never_applied() -> None:
 def test_roles_go_to_the_accounts_that_the_chart_makes(name: str) -> None:
     settings = _settings(name)
     values = yaml.safe_load((CHART / "ci" / "gke-values.yaml").read_text("utf-8"))
-    rendered = render(merged(RECONCILING, {**values, "fullnameOverride": "cosalign"}))
-    accounts = set(of_kind(rendered, "ServiceAccount"))
+    everything = merged(merged(RECONCILING, SERVING), {**values, "fullnameOverride": "cosalign"})
+    accounts = set(of_kind(render(everything), "ServiceAccount"))
     holders = set()
     for grant in of_kind(_overlay(name), "IAMPolicyMember").values():
         prefix, _, account = grant["spec"]["member"].rpartition("/subject/ns/cosalign/sa/")
@@ -125,6 +127,23 @@ def test_the_submitter_writes_run_configs_alone() -> None:
     where = f"projects/_/buckets/{bucket}/objects/{prefix}/{STORED_CONFIGS}/"
     assert writes["role"] == "roles/storage.objectUser"
     assert writes["condition"]["expression"] == f'resource.name.startsWith("{where}")'
+
+
+def test_serving_reads_models_and_configs_and_adds_audit_rows() -> None:
+    values = yaml.safe_load((CHART / "ci" / "serving-values.yaml").read_text("utf-8"))
+    bucket, _, prefix = values["storage"]["root"].removeprefix("gs://").partition("/")
+    found: dict[str, set[tuple[str, str]]] = {}
+    for grant in of_kind(_overlay("production"), "IAMPolicyMember").values():
+        spec = grant["spec"]
+        said = spec.get("condition", {}).get("expression", "")
+        where = said.removeprefix(f'resource.name.startsWith("projects/_/buckets/{bucket}/objects/')
+        folder = where.removeprefix(f"{prefix}/").removesuffix('/")')
+        role = spec["role"].removeprefix("roles/storage.")
+        found.setdefault(spec["member"].rpartition("/cosalign-")[2], set()).add((role, folder))
+    models = {("legacyBucketReader", ""), ("objectViewer", "models")}
+    assert found["model"] == found["rollout"] == models
+    own = {("objectViewer", "accepted"), ("objectCreator", AUDIT_FOLDER)}
+    assert found["gateway"] == models | own
 
 
 def test_gpu_nodes_are_tainted_and_go_down_to_none_and_the_cpu_pool_is_not() -> None:
