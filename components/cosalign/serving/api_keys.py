@@ -23,6 +23,8 @@ from cosalign.store.storage import read_uri
 PREFIX = "cosalign-"
 SECRET_BYTES = 32
 ID_BYTES = 6
+FORM = rf"{PREFIX}k[0-9a-f]{{{2 * ID_BYTES}}}-[\w-]+"
+"""What a key looks like, as a regular expression."""
 LEAST_PEPPER = 32
 _NO_HASH = "0" * 64
 

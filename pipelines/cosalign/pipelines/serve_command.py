@@ -75,7 +75,7 @@ def serve_command(
         ports = {"host": HOST, "port": port, "admin_port": admin_port, "drain_seconds": 0}
         keys, settings = local_settings(served, root, Path(folder), ports)
         click.echo("starting the model server, half a minute or so ...", err=True)
-        serve_locally(settings, lambda: _say_ready(keys, port))
+        serve_locally(settings, lambda: say_ready(keys, port))
 
 
 def choose_served(
@@ -175,7 +175,13 @@ def _write_tenants(
     return [(config, key.key) for config, key in keys]
 
 
-def _say_ready(keys: list[tuple[SafetyConfig, str]], port: int) -> None:
+def say_ready(keys: list[tuple[SafetyConfig, str]], port: int) -> None:
+    """Prints each region's key, and a request to try one with.
+
+    Args:
+        keys: Each config with its region's key.
+        port: Where the gateway listens.
+    """
     address = f"http://{HOST}:{port}/v1"
     click.echo(f"\n{address} answers as the OpenAI API does, model name cosalign.\n")
     click.echo(f"{'region':<10}{'config':<20}key")
