@@ -211,7 +211,7 @@ class ChatEndpoint:
         labels = (tenant.name if tenant else UNKNOWN, config)
         metrics = self.metrics
         metrics.requests.labels(*labels, work.code).inc()
-        prompt_tokens = work.prompt.tokens if work.prompt else 0
+        prompt_tokens = (work.prompt.tokens if work.prompt else 0) or 0
         if tenant is not None and work.prompt is not None:
             self.limits.spend(tenant, prompt_tokens + work.answer_tokens)
             metrics.tokens.labels(*labels, "prompt").inc(prompt_tokens)
