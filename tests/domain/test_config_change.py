@@ -229,9 +229,23 @@ def test_without_a_reader_every_new_prose_is_in_doubt(world: World) -> None:
         assert (change.effect is Effect.LOOSENS) == bool(world.new_mask)
 
 
-def test_white_space_in_prose_is_an_edit() -> None:
-    change = config_change(config("Beer  is\nfine."), config("Beer is fine."), KNOWN)
-    assert effects(change) == {"text": "edits"}
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("Beer  is fine. \nCards\tare not.", "Beer is fine.\r\nCards are not.", "edits"),
+        ("Never give:\nbeer\ncards\nYou may give:\nfilms",
+         "Never give:\nbeer\nYou may give:\ncards\nfilms", "loosens"),
+        ("Never give:\nbeer, cards\nYou may give:\nfilms",
+         "Never give:\nbeer,\ncards You may give:\nfilms", "loosens"),
+        ("Never give:\n- beer\n  - cards", "Never give:\n- beer\n- cards", "loosens"),
+        ("Never give beer\nor cards.", "Never give beer\n\nor cards.", "loosens"),
+    ],
+)  # fmt: skip
+def test_only_white_space_within_a_line_of_prose_is_an_edit(
+    old: str, new: str, wanted: str
+) -> None:
+    """A line break may be what ends a list of what is forbidden."""
+    assert config_change(config(old), config(new), KNOWN).effect.value == wanted
 
 
 # Taxonomies

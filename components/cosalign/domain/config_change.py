@@ -247,8 +247,9 @@ def _demands(
 ) -> list[Part]:
     """What the form and the taxonomy change."""
     field = "text" if new.text is not None else "allowedRisks"
-    if old.text is not None and new.text is not None and _words(old.text) == _words(new.text):
-        where = "the taxonomy" if old.taxonomy_digest != new.taxonomy_digest else "white space"
+    if old.text is not None and new.text is not None and _lines(old.text) == _lines(new.text):
+        same = old.taxonomy_digest == new.taxonomy_digest
+        where = "white space within lines" if same else "the taxonomy"
         return [Part(field, Effect.EDITS, f"the same words; only {where} differs")]
     taxonomy = _taxonomy(new, taxonomies)
     mapping = _mapping(old, new, taxonomies)
@@ -389,8 +390,10 @@ def _moment(value: str | None) -> str | None:
     return f"{moment.timestamp():.6f}"
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
+def _lines(text: str) -> list[tuple[str, list[str]]]:
+    """The words of each line, and how far it is indented: where a list ends may be told by both."""
+    lines = text.strip().splitlines()
+    return [(line[: len(line) - len(line.lstrip())], line.split()) for line in lines]
 
 
 def _verb(config: SafetyConfig) -> str:
