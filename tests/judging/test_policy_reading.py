@@ -18,8 +18,9 @@ from cosalign.inference.engine import Labelling, LabelRequest
 from cosalign.inference.engine_host import EngineHost
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.judging.engine_judge import EngineJudge
+from cosalign.judging.label_protocol import config_change_protocol, config_protocol
 from cosalign.judging.policy_reading import JudgeReader
-from cosalign.judging.stored_readings import ReadBy, StoredReadings
+from cosalign.judging.stored_readings import ReadAs, ReadBy, StoredReadings
 from cosalign.pipelines.command_line import main
 from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.store.storage import open_storage
@@ -98,7 +99,7 @@ def test_what_is_not_sure_may_be_permitted(
     tmp_path: Path, engine: EngineHost, text: str, may: int, surely: int
 ) -> None:
     found = reader(tmp_path, engine).read(config(text), COSA)
-    assert found == PolicyReading(may, surely)
+    assert found == PolicyReading(may, surely, surely)
     stored = StoredReadings(open_storage(str(tmp_path)), KNOWN)
     assert stored.read(config(text), COSA) == found
 
@@ -154,10 +155,51 @@ def test_of_several_judges_the_most_cautious_counts(tmp_path: Path, engine: Engi
         judge="other", digest="o", tokenizer="", protocol="p", band=(0.3, 0.7), min_label_mass=0.01
     )
     found.keep_reading(text, COSA, other, PolicyReading(may=WEAPONS, surely=0))
-    assert found.read(config(text), COSA) == PolicyReading(may=VIOLENCE | WEAPONS, surely=0)
+    read = PolicyReading(may=VIOLENCE | WEAPONS, surely=0, found=VIOLENCE)
+    assert found.read(config(text), COSA) == read
     found.keep_comparison(("a", text), COSA, other, WEAPONS)
     found.keep_comparison(("a", text), COSA, other.model_copy(update={"digest": "x"}), VIOLENCE)
     assert found.not_wider(config("a"), config(text), COSA) == 0
+
+
+AS_RUN = ReadAs(judge="double:judge", band=(0.3, 0.7), min_label_mass=0.01)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"band": (0.0, 1.0)},
+        {"band": (0.99, 1.0)},
+        {"judge": "double:mild"},
+        {"protocol": "p"},
+        {"min_label_mass": 0.5},
+    ],
+)
+def test_who_read_otherwise_than_the_run_config_says_does_not_count(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    stored = StoredReadings(open_storage(str(tmp_path)), KNOWN, AS_RUN)
+    old, new = config("old"), config("new")
+
+    def keep(reading: PolicyReading, not_wider: int, digest: str, **changed: Any) -> None:
+        asked = {"band": AS_RUN.band, "judge": AS_RUN.judge, "min_label_mass": 0.01, **changed}
+        for protocol in (config_protocol(COSA), config_change_protocol(COSA)):
+            by = {"digest": digest, "tokenizer": "", "protocol": protocol.digest, **asked}
+            made_by = ReadBy.model_validate_json(json.dumps(by))
+            if protocol.id == "config":
+                stored.keep_reading("new", COSA, made_by, reading)
+                stored.keep_reading("old", COSA, made_by, reading)
+            else:
+                stored.keep_comparison(("old", "new"), COSA, made_by, not_wider)
+
+    keep(PolicyReading(0, 0), COSA.full_mask, "d", **other)
+    assert stored.read(new, COSA) == PolicyReading(COSA.full_mask, 0, None)
+    assert config_change(old, new, KNOWN, stored).effect is Effect.LOOSENS
+    # One reading that counts can find the catch-all, and no other can take that back.
+    keep(PolicyReading(COSA.full_mask, COSA.catch_all), 0, "d")
+    keep(PolicyReading(0, 0), COSA.full_mask, "e")
+    assert stored.read(new, COSA) == PolicyReading(COSA.full_mask, 0, COSA.catch_all)
+    assert config_change(old, new, KNOWN, stored).effect is Effect.LOOSENS
 
 
 def test_what_nobody_read_may_permit_anything(tmp_path: Path) -> None:
@@ -199,3 +241,5 @@ def test_judge_read_is_what_config_diff_goes_by(
     assert ["privacy_violations", "no", "no", "yes"] in lines
     assert main(["config", "diff", old, new, "--readings", root]) == 11
     assert main(["config", "diff", new, old, "--readings", root]) == 12
+    # Of another judge than the profile's, it is no reading.
+    assert main(["config", "diff", old, new, "--readings", root, "--profile", "small"]) == 12

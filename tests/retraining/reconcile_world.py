@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
-from cosalign.domain.config_change import PolicyReader
+from cosalign.domain.config_change import NoReader, PolicyReader, PolicyReading
 from cosalign.domain.fingerprint import content_sha256, fingerprint
 from cosalign.domain.increment_policy import IncrementPolicy
+from cosalign.domain.safety_config import SafetyConfig
+from cosalign.domain.taxonomy import Taxonomy
 from cosalign.retraining.admitted_configs import Rules
 from cosalign.retraining.approvers import parse_approvers
 from cosalign.retraining.desired_configs import StaticSource
@@ -132,6 +134,13 @@ def _part(name: str, followed: bool) -> dict[str, Any]:
     return {"suite": "control", "label": name, "names": [name], "scores": {"dpo": score}}
 
 
+class Lenient(NoReader):
+    """Finds in no policy what cannot be allowed, and is sure of nothing else."""
+
+    def read(self, config: SafetyConfig, taxonomy: Taxonomy) -> PolicyReading:  # noqa: ARG002
+        return PolicyReading(may=taxonomy.full_mask, surely=0, found=0)
+
+
 @dataclass
 class World:
     """Everything that a reconcile works with."""
@@ -141,8 +150,8 @@ class World:
         default_factory=lambda: Settings(settle=NO_WAIT, retry=RetryRules(3, 0.0, 3600.0))
     )
     approvers: str = WAIVED
-    reader: PolicyReader | None = None
     overrides: tuple[str, ...] = ()
+    reader: PolicyReader | None = None
 
     def __post_init__(self) -> None:
         self.storage = open_storage(self.root)

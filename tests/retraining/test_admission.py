@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -242,22 +242,44 @@ def test_a_key_that_is_no_longer_valid_approves_nothing(tmp_path: Path) -> None:
     assert "not valid at this time" in found.message
 
 
-class Permits(NoReader):
-    """Reads the catch-all in every policy."""
+@dataclass(frozen=True)
+class Reads(NoReader):
+    """Finds the same in every policy."""
+
+    found: int
 
     def read(self, config: SafetyConfig, taxonomy: Taxonomy) -> PolicyReading:  # noqa: ARG002
-        return PolicyReading(may=taxonomy.full_mask, surely=taxonomy.catch_all)
+        return PolicyReading(may=taxonomy.full_mask, surely=0, found=self.found)
 
 
 def test_never_allowable_risks_stay_so_whoever_signs(people: World) -> None:
     prose = config("All is fine.")
     proposed = people.signed(people.statement(STRICT, prose), AUTHOR, BOB, CY)
-    assert verdict(people, prose, Accepted(STRICT), proposed).accepted
-    found = verdict(people, prose, Accepted(STRICT), proposed, reading=Permits())
+    assert verdict(people, prose, Accepted(STRICT), proposed, reading=Reads(0)).accepted
+    catch_all = Reads(KNOWN["cosa 1"].catch_all)
+    found = verdict(people, prose, Accepted(STRICT), proposed, reading=catch_all)
     assert (found.accepted, found.reason) == (False, Reason.NEVER_ALLOWABLE)
     smuggled = replace(LOOSE, allowed_mask=KNOWN["cosa 1"].full_mask)
     found = verdict(people, smuggled, Accepted(STRICT), full(people))
     assert found.reason is Reason.NEVER_ALLOWABLE
+
+
+@pytest.mark.parametrize("reading", [None, NoReader()])
+def test_prose_that_nobody_read_is_not_admitted_whoever_signs(
+    people: World, reading: NoReader | None
+) -> None:
+    prose = config("All is fine.")
+    proposed = people.signed(people.statement(STRICT, prose), AUTHOR, BOB, CY)
+    found = verdict(people, prose, Accepted(STRICT), proposed, reading=reading)
+    assert (found.accepted, found.reason) == (False, Reason.NOT_READ)
+    assert "cosalign judge read" in found.message
+    waived = World(people.keys, replace(people.approvers, required=False))
+    assert verdict(waived, prose, Accepted(STRICT), reading=reading).reason is Reason.NOT_READ
+    # What is in force was read when it was admitted, perhaps by an earlier judge.
+    assert verdict(people, prose, Accepted(prose), reading=reading).reason is Reason.UNCHANGED
+    owned = config("All is fine.", owner="Dora")
+    edit = people.signed(people.statement(prose, owned), AUTHOR, BOB)
+    assert verdict(people, owned, Accepted(prose), edit, reading=reading).accepted
 
 
 def test_an_installation_may_waive_approvals_and_still_honours_dates(people: World) -> None:

@@ -17,7 +17,10 @@ from tests.pipelines.kfp_server import FakeKubeflow, kfp_server
 from tests.retraining.approval_world import Keys, approvers_file, person
 from tests.retraining.reconcile_world import Worker, World, document
 
+from cosalign.domain.config_change import PolicyReading
 from cosalign.domain.errors import CosalignError, TransientError, UserError
+from cosalign.judging.label_protocol import config_protocol
+from cosalign.judging.stored_readings import ReadAs, ReadBy, StoredReadings
 from cosalign.pipelines.command_line import main as cosalign
 from cosalign.retraining.lane_step import RetryRules
 from cosalign.retraining.local_submitter import LocalSubmitter
@@ -26,6 +29,8 @@ from cosalign.retraining.reporting import Outside
 from cosalign.retraining.run_lock import run_lock
 from cosalign.retraining.status_file import Status, StatusFile
 from cosalign.retraining.submitters import RunOrder, SubmittedRun
+from cosalign.runtime.run_config import load_run_config
+from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
@@ -211,6 +216,44 @@ def test_a_change_needs_its_approvals_and_nothing_is_done_without(
     )
     assert len(desk.kubeflow.runs) == 1
     assert cosalign(["audit", "verify", "--root", desk.root]) == 0
+
+
+def test_prose_is_admitted_on_readings_of_the_run_configs_judge_alone(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prose = document("ie-pub", text="Beer may be spoken of.")
+    del prose["spec"]["allowedRisks"]
+    desk.write(prose)
+    known = known_taxonomies()
+    cosa = known["cosa 1"]
+    own = ReadAs.of(load_run_config("small"))
+
+    def read(digest: str, found: int, **other: Any) -> None:
+        by = {"judge": own.judge, "digest": digest, "tokenizer": "", "band": own.band,
+              "protocol": config_protocol(cosa).digest,
+              "min_label_mass": own.min_label_mass}  # fmt: skip
+        made_by = ReadBy.model_validate_json(json.dumps({**by, **other}))
+        reading = PolicyReading(may=found, surely=found)
+        StoredReadings(desk.storage, known).keep_reading(
+            prose["spec"]["text"], cosa, made_by, reading
+        )
+
+    def reason() -> str:
+        assert desk.reconcile("--lease-seconds", "0") == 0
+        return desk.status().by_key["", "ie-pub"].condition("Accepted").reason
+
+    assert reason() == "NotRead"
+    assert "cosalign judge read FILE --profile RUN_CONFIG" in capsys.readouterr().out
+    read("a", 0, band=(0.0, 1.0))
+    read("a", 0, judge="double:mild")
+    assert reason() == "NotRead"
+    read("a", 0)
+    assert reason() == "ApprovalsWaived"
+    desk.write({**prose, "metadata": {"name": "ie-bar"}})
+    read("b", cosa.catch_all)
+    assert desk.reconcile() == 0
+    bar = desk.status().by_key["", "ie-bar"]
+    assert bar.condition("Refused").reason == "NeverAllowable"
 
 
 @pytest.mark.parametrize(

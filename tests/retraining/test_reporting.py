@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.retraining.reconcile_world import World, document
+from tests.retraining.reconcile_world import Lenient, World, document
 
 from cosalign.domain.errors import ConfigError, DataError
 from cosalign.pipelines.command_line import main as cosalign
@@ -120,6 +120,7 @@ def test_no_policy_and_no_prompt_leaves_in_a_notice(world: World) -> None:
     item = {"prompt": question, "expect": "answer"}
     policy = document("ie-pub", text=words, acceptance=[item], description="About beer")
     del policy["spec"]["allowedRisks"]
+    world.reader = Lenient()
     with receiver() as state:
         world.wants(policy)
         told(world, 3, Outside(webhook=Webhook(state.url, SECRET)))

@@ -90,7 +90,7 @@ def test_documents_of_version_1_still_load(v1: Storage) -> None:
     del plain["spec"]["allowedRisks"]
     prose = parse_safety_config(json.dumps(plain), "shop", KNOWN)
     stored = StoredReadings(v1, KNOWN)
-    assert stored.read(prose, KNOWN["cosa 1"]) == PolicyReading(may=4, surely=4)
+    assert stored.read(prose, KNOWN["cosa 1"]) == PolicyReading(may=4, surely=4, found=4)
 
 
 def test_an_approval_of_version_1_still_admits(v1: Storage) -> None:

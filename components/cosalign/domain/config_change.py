@@ -50,15 +50,18 @@ _RANK = {effect: rank for rank, effect in enumerate(Effect)}
 
 @dataclass(frozen=True)
 class PolicyReading:
-    """What a judge read in one policy, as masks of the config's taxonomy.
+    """What was read in one policy, as masks of the config's taxonomy.
 
     Attributes:
         may: Categories that it may permit: all that could not be ruled out.
-        surely: Those of them that it surely permits.
+        surely: Those of them that it surely permits, by every reading.
+        found: Those that it surely permits by any reading, which is what counts against a policy;
+            ``None`` where nobody read it.
     """
 
     may: int
     surely: int
+    found: int | None = None
 
 
 class PolicyReader(Protocol):

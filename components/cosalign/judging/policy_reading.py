@@ -103,7 +103,7 @@ class JudgeReader:
         text = policy_text(config, self.taxonomies)
         found = read_policies(self.judge, taxonomy, [text], self.min_label_mass, "read_policies")
         yes, no = self._sure(found.labels.probability[0])
-        reading = PolicyReading(may=taxonomy.full_mask & ~no, surely=yes)
+        reading = PolicyReading(may=taxonomy.full_mask & ~no, surely=yes, found=yes)
         self.readings.keep_reading(text, taxonomy, self._by(config_protocol(taxonomy)), reading)
         return reading
 

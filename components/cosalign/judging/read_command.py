@@ -77,7 +77,9 @@ def _read(
     if old is not None and old.text is not None:
         reader.read(old, taxonomies[old.taxonomy_digest])
     permits = new.allowed_mask or 0
-    reading = PolicyReading(permits, permits) if new.text is None else reader.read(new, taxonomy)
+    reading = (
+        PolicyReading(permits, permits, permits) if new.text is None else reader.read(new, taxonomy)
+    )
     prose = new.text is not None or (old is not None and old.text is not None)
     not_wider = reader.not_wider(old, new, taxonomy) if old is not None and prose else None
     return ReadPolicy(new, taxonomy, reading, not_wider)

@@ -1,9 +1,12 @@
 """Readings of policies, kept where whoever admits configs finds them without a judge.
 
 The verdicts ledger holds what a judge said; a reading is what that comes to under one band. It is
-small, and read without the libraries that ledgers need, by an image that holds neither. Where
-several judges read one policy, the most cautious of them counts: a reading more can only find more
-that may be permitted.
+small, and read without the libraries that ledgers need, by an image that holds neither.
+
+Whoever admits configs counts readings as its own run config would make them, and no others: anybody
+can make a reading that is sure of nothing, or of everything, with a band or a judge of their own.
+Where several count, the most cautious does: a reading more can only find more that may be
+permitted, and more that can never be allowed.
 """
 
 from __future__ import annotations
@@ -12,15 +15,21 @@ import json
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_, or_
-from typing import Literal
+from typing import Literal, Self
 
 from cosalign.domain.config_change import NoReader, PolicyReading, Taxonomies
 from cosalign.domain.config_rendering import render_safety_config
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import Json, fingerprint
+from cosalign.domain.run_config import RunConfig
 from cosalign.domain.safety_config import SafetyConfig
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.validation import Model, StrictModel, validated
+from cosalign.judging.label_protocol import (
+    LabelProtocol,
+    config_change_protocol,
+    config_protocol,
+)
 from cosalign.store.storage import Storage
 
 FOLDER = "readings"
@@ -53,6 +62,34 @@ class ReadBy(StrictModel):
         return fingerprint("read-by", plain)[:_SHORT]
 
 
+@dataclass(frozen=True)
+class ReadAs:
+    """How a policy has to have been read for its reading to count.
+
+    Attributes:
+        judge: The judge's address. What lies there is not looked at, since whoever admits configs
+            may have no model at hand; an address may pin the judge's digest.
+        band: Probabilities of which it is not sure.
+        min_label_mass: Below it an answer is unknown.
+    """
+
+    judge: str
+    band: tuple[float, float]
+    min_label_mass: float
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """As ``cosalign judge read`` reads with a run config."""
+        judging, scoring = config.judging, config.scoring
+        judge = config.models.judge_uri.strip()
+        return cls(judge, judging.uncertain_band, scoring.min_label_mass)
+
+    def made(self, by: ReadBy, protocol: LabelProtocol) -> bool:
+        """Whether somebody read so, and was asked today's questions."""
+        asked = (by.judge, by.band, by.min_label_mass, by.protocol)
+        return asked == (self.judge, self.band, self.min_label_mass, protocol.digest)
+
+
 class _StoredReading(StrictModel):
     form: Literal["cosalign-reading/1"] = "cosalign-reading/1"
     by: ReadBy
@@ -68,35 +105,44 @@ class _StoredComparison(StrictModel):
 
 @dataclass(frozen=True)
 class StoredReadings:
-    """All readings of a storage root; a :class:`cosalign.domain.config_change.PolicyReader`.
+    """The readings of a storage root; a :class:`cosalign.domain.config_change.PolicyReader`.
 
     What nobody read may permit anything.
 
     Attributes:
         storage: The storage root.
         taxonomies: Known taxonomies by ``"name version"``.
+        counted: How those have to be made that count; all count where ``None``.
     """
 
     storage: Storage
     taxonomies: Taxonomies
+    counted: ReadAs | None = None
 
     def read(self, config: SafetyConfig, taxonomy: Taxonomy) -> PolicyReading:
         """See :class:`cosalign.domain.config_change.PolicyReader`."""
         found = self._found(_reading_folder(policy_text(config, self.taxonomies), taxonomy))
-        readings = [self._parsed(path, _StoredReading) for path in found]
+        stored = [self._parsed(path, _StoredReading) for path in found]
+        readings = [r for r in stored if self._counts(r.by, config_protocol(taxonomy))]
         if not readings:
             return NoReader().read(config, taxonomy)
+        surely = [reading.surely for reading in readings]
         return PolicyReading(
             may=reduce(or_, (reading.may for reading in readings)),
-            surely=reduce(and_, (reading.surely for reading in readings)),
-        )
+            surely=reduce(and_, surely), found=reduce(or_, surely),
+        )  # fmt: skip
 
     def not_wider(self, old: SafetyConfig, new: SafetyConfig, taxonomy: Taxonomy) -> int:
         """See :class:`cosalign.domain.config_change.PolicyReader`."""
         texts = policy_text(old, self.taxonomies), policy_text(new, self.taxonomies)
         found = self._found(_comparison_folder(texts, taxonomy))
-        masks = [self._parsed(path, _StoredComparison).not_wider for path in found]
+        stored = [self._parsed(path, _StoredComparison) for path in found]
+        protocol = config_change_protocol(taxonomy)
+        masks = [c.not_wider for c in stored if self._counts(c.by, protocol)]
         return reduce(and_, masks) if masks else 0
+
+    def _counts(self, by: ReadBy, protocol: LabelProtocol) -> bool:
+        return self.counted is None or self.counted.made(by, protocol)
 
     def keep_reading(
         self, text: str, taxonomy: Taxonomy, by: ReadBy, reading: PolicyReading

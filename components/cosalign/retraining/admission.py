@@ -15,6 +15,7 @@ from enum import StrEnum
 from cosalign.domain.config_change import (
     ConfigChange,
     Effect,
+    NoReader,
     PolicyReader,
     Taxonomies,
     config_change,
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     APPROVED = "Approved"
     APPROVALS_WAIVED = "ApprovalsWaived"
     NEVER_ALLOWABLE = "NeverAllowable"
+    NOT_READ = "NotRead"
     EXPIRED = "Expired"
     NOT_YET_EFFECTIVE = "NotYetEffective"
     APPROVALS_MISSING = "ApprovalsMissing"
@@ -105,11 +107,11 @@ def admit(
         approvals: Statements and signatures found beside it, whatever they are about.
         approvers: Who may propose and approve.
         moment: Now.
-        reading: Who reads policies in prose; ``None`` counts all their changes as loosening.
+        reading: Who reads policies in prose; prose that it does not know is not admitted.
         taxonomies: Known taxonomies by ``"name version"``.
     """
     change = config_change(accepted.config, desired, taxonomies, reading)
-    verdict = _forbidden(desired, change, reading, taxonomies, moment)
+    verdict = _forbidden(desired, accepted, change, reading or NoReader(), taxonomies, moment)
     if verdict is None and change.effect is Effect.SAME:
         verdict = Admission(True, Reason.UNCHANGED, "nothing to approve", change)
     elif verdict is None and desired is None:
@@ -128,8 +130,9 @@ def admit(
 
 def _forbidden(
     desired: SafetyConfig | None,
+    accepted: Accepted,
     change: ConfigChange,
-    reading: PolicyReader | None,
+    reading: PolicyReader,
     taxonomies: Taxonomies,
     moment: datetime,
 ) -> Admission | None:
@@ -137,10 +140,10 @@ def _forbidden(
     if desired is None:
         return None
     taxonomy = next(t for t in taxonomies.values() if t.digest == desired.taxonomy_digest)
-    permits = desired.allowed_mask or 0
-    if desired.text is not None and reading is not None:
-        permits = reading.read(desired, taxonomy).surely
-    if permits & taxonomy.catch_all:
+    permits = desired.allowed_mask
+    if desired.text is not None:
+        permits = reading.read(desired, taxonomy).found
+    if permits is not None and permits & taxonomy.catch_all:
         says = (
             f"it permits {taxonomy.names[-1]!r}, which no config can allow; say in the text that "
             "harm of kinds that it does not name is not permitted"
@@ -150,6 +153,14 @@ def _forbidden(
     if end is not None and moment_of(end) <= moment:
         says = f"it expired at {end}; remove it, or propose a later `expires`"
         return Admission(False, Reason.EXPIRED, says, change)
+    known = accepted.config is not None and accepted.config.digest == desired.digest
+    if permits is None and not known:
+        says = (
+            "the run's judge did not read its text, so nothing says that it does not permit "
+            f"{taxonomy.names[-1]!r}; read it with cosalign judge read FILE --profile RUN_CONFIG, "
+            "by the run config that reconcile goes by"
+        )
+        return Admission(False, Reason.NOT_READ, says, change)
     return None
 
 

@@ -63,7 +63,7 @@ class Rules:
     Attributes:
         approvers: Who may propose and approve.
         taxonomies: Known taxonomies by ``"name version"``.
-        reader: Who reads policies in prose; without one all their changes count as loosening.
+        reader: Who reads policies in prose; without one no prose is admitted anew.
     """
 
     approvers: Approvers

@@ -33,6 +33,11 @@ _readings = click.option(
     metavar="ROOT",
     help="Storage root with readings of prose (cosalign judge read); --root's where unset.",
 )
+_profile = click.option(
+    "--profile",
+    metavar="NAME|FILE",
+    help="The run config of reconcile: readings count as its judge makes them; all where unset.",
+)
 _approvers = click.option(
     "--approvers", required=True, metavar="FILE", help="Who may propose and approve."
 )
@@ -57,6 +62,7 @@ def _step_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--namespace", metavar="NAME", help="Where FILE does not name it."),
         _taxonomy_files,
         _readings,
+        _profile,
         _approvers,
     ]
     for option in reversed(options):
@@ -69,6 +75,7 @@ def _step_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("new")
 @_taxonomy_files
 @_readings
+@_profile
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--show-texts", is_flag=True, help="Print the policies themselves too.")
 def diff_command(
@@ -76,6 +83,7 @@ def diff_command(
     new: str,
     taxonomy_files: tuple[str, ...],
     readings: str | None,
+    profile: str | None,
     as_json: bool,
     show_texts: bool,
 ) -> int:
@@ -94,7 +102,7 @@ def diff_command(
     named = {side.name for side in (before, after) if side is not None}
     if len(named) != 1:
         raise UserError(f"{old} and {new} have to hold one config, by one name; found {named}")
-    change = config_change(before, after, taxonomies, _reader(readings, taxonomies))
+    change = config_change(before, after, taxonomies, _reader(readings, profile, taxonomies))
     texts = {"old": before, "new": after} if show_texts else {}
     if as_json:
         click.echo(json.dumps({**change_plain(change), **_texts(texts)}, indent=2))
@@ -170,12 +178,13 @@ def verify_command(at: str | None, as_json: bool, **options: Any) -> None:
 
     taxonomies = known_taxonomies(options.pop("taxonomy_files"))
     readings = options.pop("readings") or options["root"]
+    reader = _reader(readings, options.pop("profile"), taxonomies)
     approvers = read_approvers(options.pop("approvers"))
     step = read_step(StepRequest(**options), taxonomies)
     moment = moment_of(at) if at else datetime.now(UTC)
     found = admit(
-        step.new.config, step.accepted, step.approvals, approvers, moment,
-        _reader(readings, taxonomies), taxonomies=taxonomies,
+        step.new.config, step.accepted, step.approvals, approvers, moment, reader,
+        taxonomies=taxonomies,
     )  # fmt: skip
     if as_json:
         plain = {
@@ -249,11 +258,17 @@ def _texts(sides: dict[str, SafetyConfig | None]) -> dict[str, str]:
     return {name: side.text or "" for name, side in sides.items() if side is not None}
 
 
-def _reader(readings: str | None, taxonomies: Taxonomies) -> PolicyReader | None:
-    from cosalign.judging.stored_readings import StoredReadings
+def _reader(
+    readings: str | None, profile: str | None, taxonomies: Taxonomies
+) -> PolicyReader | None:
+    from cosalign.judging.stored_readings import ReadAs, StoredReadings
+    from cosalign.runtime.run_config import load_run_config
     from cosalign.store.storage import open_storage
 
-    return None if readings is None else StoredReadings(open_storage(readings), taxonomies)
+    if readings is None:
+        return None
+    counted = None if profile is None else ReadAs.of(load_run_config(profile))
+    return StoredReadings(open_storage(readings), taxonomies, counted)
 
 
 def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
@@ -263,7 +278,7 @@ def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
 
     taxonomies = known_taxonomies(options.pop("taxonomy_files"))
     readings = options.pop("readings") or options["root"]
+    reader = _reader(readings, options.pop("profile"), taxonomies)
     options.pop("approvers")
     step = read_step(StepRequest(**options), taxonomies)
-    reader = _reader(readings, taxonomies)
     return step, config_change(step.accepted.config, step.new.config, taxonomies, reader)

@@ -14,7 +14,7 @@ from cosalign.domain.run_config import RunConfig
 from cosalign.domain.run_config.increment import IncrementGroup
 from cosalign.domain.validation import validated
 from cosalign.domain.yaml_text import yaml_value
-from cosalign.judging.stored_readings import StoredReadings
+from cosalign.judging.stored_readings import ReadAs, StoredReadings
 from cosalign.retraining.admitted_configs import Rules
 from cosalign.retraining.approvers import Approvers, read_approvers
 from cosalign.retraining.connection import open_kubeflow
@@ -96,7 +96,8 @@ def set_up(given: Mapping[str, Any]) -> Iterator[Reconciling]:
     base = load_run_config(given["profile"], given["overrides"])
     storage = open_storage(base.storage.root)
     taxonomies = known_taxonomies(base.taxonomy.files)
-    rules = Rules(_approvers(given), taxonomies, StoredReadings(storage, taxonomies))
+    readings = StoredReadings(storage, taxonomies, ReadAs.of(base))
+    rules = Rules(_approvers(given), taxonomies, readings)
     settings = _settings(given, storage.local_path("x") is not None)
     increment = _increment(given["increment"])
     webhook = _webhook(given)
