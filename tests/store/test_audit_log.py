@@ -127,17 +127,44 @@ def test_a_write_whose_answer_was_lost_is_known_again(log: AuditLog) -> None:
     assert subjects(log) == ["run-1"]
 
 
-def test_a_tip_that_cannot_be_written_costs_nothing_but_requests(log: AuditLog) -> None:
+@pytest.mark.parametrize("refusal", [GenerationMismatch, StorageError])
+def test_a_tip_that_cannot_be_written_costs_nothing_but_requests(
+    log: AuditLog, refusal: type[Exception]
+) -> None:
     class Locked(Dying):
         def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
             if self._storage.stat(path) is not None:
-                raise GenerationMismatch("objects are locked, and never written again")
+                raise refusal("objects are locked, and never written again")
             return super().write_bytes(path, data, if_generation=if_generation)
 
     locked: Storage = Locked(log.storage, 99)
     for number in range(5):
         AuditLog(locked).append("RunEnded", f"run-{number}", identity=str(number % 4))
     assert subjects(log) == ["run-0", "run-1", "run-2", "run-3"]
+
+
+def test_who_may_only_add_goes_on_behind_whoever_was_faster(log: AuditLog) -> None:
+    class Adding(Dying):
+        """Refuses access to what is there, as a store may where the account cannot replace."""
+
+        def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:
+            if path == entry_path(1):
+                log.append("RunEnded", "run-1")
+            if self._storage.stat(path) is not None:
+                raise StorageError(f"{path}: access refused (403)")
+            return super().write_bytes(path, data, if_generation=if_generation)
+
+    adding: Storage = Adding(log.storage, 99)
+    assert AuditLog(adding).append("Promoted", "main", identity="1").number == 2
+    assert subjects(log) == ["run-1", "main"]
+
+    class Refused(Dying):
+        def write_bytes(self, path: str, data: bytes, *, if_generation: int | None = None) -> int:  # noqa: ARG002
+            raise StorageError(f"{path}: access refused (403)")
+
+    refused: Storage = Refused(log.storage, 99)
+    with pytest.raises(StorageError, match="403"):
+        AuditLog(refused).append("Promoted", "main")
 
 
 def batch(*names: str) -> list[Record]:

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 
-from cosalign.domain.errors import CosalignError, DataError
+from cosalign.domain.errors import CosalignError, DataError, StorageError
 from cosalign.domain.fingerprint import Json, content_sha256, fingerprint
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.store.storage import GenerationMismatch, Storage, inside
@@ -185,7 +185,7 @@ class AuditLog:
         path = self._note_path(record.event, record.identity or "")
         if self.storage.stat(path) is None:
             with suppress(GenerationMismatch):
-                self.storage.write_bytes(path, _json({"length": length}), if_generation=0)
+                self._create(path, _json({"length": length}))
                 return _Noted(length, 0)
         return self._note(path)
 
@@ -259,7 +259,7 @@ class AuditLog:
         )  # fmt: skip
         path, data = entry_path(entry.number), _bytes(entry)
         try:
-            self.storage.write_bytes(path, data, if_generation=0)
+            self._create(path, data)
         except GenerationMismatch:
             # A client that did not hear the answer asks again, and then finds its own entry.
             if self.storage.read_bytes(path) != data:
@@ -267,6 +267,20 @@ class AuditLog:
         self._known = entry.number
         self._last = (entry.number, content_sha256(data))
         return entry
+
+    def _create(self, path: str, data: bytes) -> None:
+        """Writes an object that must not exist yet.
+
+        Raises:
+            GenerationMismatch: It does.
+        """
+        try:
+            self.storage.write_bytes(path, data, if_generation=0)
+        except StorageError:
+            # An account that may add and not replace can be refused what is there already.
+            if self.storage.stat(path) is None:
+                raise
+            raise GenerationMismatch(f"{self.storage.uri_of(path)}: is there already") from None
 
     def _digest(self, number: int) -> str | None:
         """SHA-256 of an entry, ``None`` for the one before the first."""
