@@ -14,7 +14,8 @@ from tests.retraining.approval_world import Keys, approvers_file, person
 
 from cosalign.domain.safety_config import parse_safety_config
 from cosalign.pipelines.command_line import main
-from cosalign.retraining.approvals import parse_bundle
+from cosalign.retraining.approvals import parse_bundle, read_approvals
+from cosalign.retraining.stored_approvals import keep_statement
 from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.store.accepted_configs import AcceptedConfig, AcceptedSet, accepted_config
 from cosalign.store.storage import open_storage
@@ -157,17 +158,29 @@ def test_what_was_removed_is_added_again_by_a_statement_that_builds_on_its_histo
     assert desk.run("verify", "none", "--old", again) == 2
 
 
-def test_what_is_in_force_may_come_from_the_root(desk: Desk) -> None:
+@pytest.mark.parametrize("approved", [True, False])
+def test_what_is_in_force_may_come_from_the_root(desk: Desk, approved: bool) -> None:
     old, new = desk.write("old.yaml", ["violence"]), desk.write("new.yaml", [])
     storage = open_storage(str(desk.folder / "root"))
+    assert desk.run("propose", old, "--root", storage.uri, "--author", "ada", key="ada") == 0
+    for name in ("bob", "cy"):
+        assert desk.run("approve", old, "--root", storage.uri, key=name) == 0
+    (added,) = read_approvals(open_storage(str(desk.folder)), "shop.approvals")
     document = yaml.safe_load(Path(old).read_text())
     config = parse_safety_config(json.dumps(document), "old", KNOWN)
-    entry: AcceptedConfig = accepted_config(config, document, "2026-06-01", statement="a" * 64)
+    entry: AcceptedConfig = accepted_config(
+        config, document, "2026-06-01", ("bob", "cy"), added.digest
+    )
+    if approved:
+        keep_statement(storage, added)
     AcceptedSet(storage).publish([entry], "reconcile", "2026-06-01")
     step = (new, "--root", storage.uri)
     assert desk.run("propose", *step, "--author", "ada", key="ada") == 0
-    statement = next((desk.folder / "shop.approvals").glob("*.json"))
-    assert json.loads(statement.read_text())["previous"] == "a" * 64
+    found = read_approvals(open_storage(str(desk.folder)), "shop.approvals")
+    (proposed,) = (s.statement for s in found if s.digest != added.digest)
+    assert proposed.previous == added.digest
+    # What only says that it was approved is not in force, so all that is wanted is new.
+    assert (proposed.before is not None) == approved
     assert desk.run("approve", *step, key="bob") == 0
     assert desk.run("verify", *step) == 0
 

@@ -32,6 +32,7 @@ from cosalign.retraining.submitters import RunOrder, SubmittedRun
 from cosalign.runtime.run_config import load_run_config
 from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.store.accepted_configs import AcceptedSet
+from cosalign.store.audit_log import AuditLog
 from cosalign.store.storage import GenerationMismatch, Storage, open_storage
 
 WAIVED = "apiVersion: cosalign.dev/v1alpha1\nkind: Approvers\ninstallation: t\nrequired: false\n"
@@ -289,6 +290,32 @@ def test_a_cluster_is_told_who_may_approve(desk: Desk, capsys: pytest.CaptureFix
     at = words.index("--approvers")
     assert cosalign(words[:at] + words[at + 2 :]) == 2
     assert "required: false" in capsys.readouterr().err
+
+
+def test_on_ones_own_machine_nobody_is_asked_unless_somebody_was_before(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for found in (tmp_path / "configs").iterdir():
+        found.unlink()
+    desk.write(document("eu-bank", "violence", effectiveFrom="2099-01-01"))
+    words = desk.words("--local")
+    at = words.index("--approvers")
+    unasked = words[:at] + words[at + 2 :]
+    assert cosalign(unasked) == 0
+    (tmp_path / "keys").mkdir()
+    people = [person(Keys(tmp_path / "keys"), "ada")]
+    (tmp_path / "approvers.yaml").write_text(approvers_file(people))
+    assert cosalign(words) == 0
+    capsys.readouterr()
+    assert cosalign(unasked) == 2
+    said = capsys.readouterr().err
+    assert "name with --approvers" in said
+    assert "required: false" in said
+    # To waive them all the same is said in a file, which the log keeps.
+    (tmp_path / "approvers.yaml").write_text(WAIVED)
+    assert cosalign(words) == 0
+    events = [entry.event for entry in AuditLog(desk.storage).entries()]
+    assert events.count("ApproversChanged") == 2
 
 
 def test_a_torn_file_takes_nothing_out_of_use(

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from cosalign.domain.fingerprint import Json, fingerprint
-from cosalign.domain.safety_config import SafetyConfig, moment_of
+from cosalign.domain.safety_config import SafetyConfig, Spec, moment_of
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.taxonomy_mapping import TaxonomyMapping, mapping_between
 
@@ -144,10 +144,19 @@ def terms_digest(config: SafetyConfig) -> str:
 
     Dates count as moments, so another way to write one is no change; the description is a remark.
     """
-    spec = config.spec
+    return terms_of(config.digest, config.spec)
+
+
+def terms_of(demands: str, spec: Spec) -> str:
+    """:func:`terms_digest` of a config whose taxonomy is not at hand.
+
+    Args:
+        demands: The config's digest.
+        spec: The rest of it.
+    """
     terms: dict[str, Json] = {
-        "demands": config.digest,
-        "region": config.region,
+        "demands": demands,
+        "region": spec.region,
         "owner": spec.owner,
         "basis": list(spec.basis),
         "effective_from": _moment(spec.effective_from),

@@ -2,15 +2,16 @@
 
 A version that is refused changes nothing: what was accepted before stays, as long as it is in
 force. A config that is wanted no more, or has run out, leaves the set at once, with nobody's
-approval: to stop using a policy can wait for no one, and to use it again takes an approval anew.
-Nor can that wait for anybody else's config: one that cannot be judged (a torn reading of its prose,
-a taxonomy that is known no longer) stays as it is, and says so.
+approval: to stop using a policy can wait for no one, and to use it again takes an approval anew. So
+does one that nobody is known to have approved where approvals are asked for. Nor can that wait for
+anybody else's config: one that cannot be judged (a torn reading of its prose, a taxonomy that is
+known no longer) stays as it is, and says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -73,10 +74,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Admitted:
-    """All verdicts, and the accepted set that follows from them."""
+    """All verdicts, and the accepted set that follows from them.
+
+    Attributes:
+        verdicts: What became of each wanted config.
+        accepted: What is accepted now.
+        unproven: What stood in the set before and does not count as approved, and why.
+    """
 
     verdicts: tuple[Verdict, ...]
     accepted: tuple[AcceptedConfig, ...]
+    unproven: tuple[tuple[AcceptedConfig, str], ...] = ()
 
 
 def admit_all(
@@ -84,6 +92,7 @@ def admit_all(
     current: AcceptedConfigs | None,
     rules: Rules,
     moment: datetime,
+    unproven: Mapping[Key, str],
 ) -> Admitted:
     """Judges every wanted config against what is accepted.
 
@@ -92,20 +101,29 @@ def admit_all(
         current: What is accepted now.
         rules: What is judged by.
         moment: Now.
+        unproven: Why accepted configs do not count as approved (``stored_approvals.unproven``), by
+            key: they are judged as if they were not accepted.
     """
-    before = {config.key: config for config in current.configs} if current else {}
+    there = current.configs if current else ()
+    before = {config.key: config for config in there if config.key not in unproven}
     verdicts: list[Verdict] = []
     after: dict[Key, AcceptedConfig] = {} if desired.complete else _in_force(before, moment)
     for wanted in desired.configs:
         old = before.get(wanted.key)
         statement = current.last_statement(wanted.name, wanted.namespace) if current else None
         verdict = _verdict(wanted, old, statement, rules, moment)
+        if not verdict.accepted and wanted.key in unproven:
+            says = f"the version before is not in force, since {unproven[wanted.key]}"
+            verdict = replace(verdict, message=f"{verdict.message}; {says}")
         kept = _next(verdict, old, moment)
         after.pop(wanted.key, None)
         if kept is not None:
             after[wanted.key] = kept
         verdicts.append(verdict)
-    return Admitted(tuple(verdicts), tuple(after[key] for key in sorted(after)))
+    return Admitted(
+        tuple(verdicts), tuple(after[key] for key in sorted(after)),
+        tuple((config, unproven[config.key]) for config in there if config.key in unproven),
+    )  # fmt: skip
 
 
 def parsed(config: AcceptedConfig, taxonomies: Taxonomies) -> SafetyConfig:

@@ -118,13 +118,15 @@ class Verified:
     unknown: tuple[str, ...]
 
 
-def verify_signatures(signed: SignedStatement, approvers: Approvers, moment: datetime) -> Verified:
+def verify_signatures(
+    signed: SignedStatement, approvers: Approvers, moment: datetime | None
+) -> Verified:
     """Checks every signature of a statement.
 
     Args:
         signed: The statement and its signatures.
         approvers: Who may propose and approve.
-        moment: Keys have to be valid then.
+        moment: Keys have to be valid then; at any time where ``None``.
     """
     statement = signed.statement
     authors: set[str] = set()
@@ -155,7 +157,7 @@ class _UnknownKey(SignatureRefused):
 
 
 def _signer(
-    text: str, statement: Statement, approvers: Approvers, moment: datetime
+    text: str, statement: Statement, approvers: Approvers, moment: datetime | None
 ) -> tuple[str, Role]:
     signature = parse_signature(text)
     role: Role = "author" if signature.namespace == NAMESPACES["author"] else "approver"
@@ -168,7 +170,7 @@ def _signer(
         signature.check(statement.as_bytes(), NAMESPACES[role])
     except SignatureRefused as problem:
         raise SignatureRefused(f"signature by {person.name} ({shown}): {problem}") from None
-    if not key.valid(moment):
+    if moment is not None and not key.valid(moment):
         raise SignatureRefused(f"{person.name}'s key {shown} is not valid at this time")
     if not person.may(role, statement.regions):
         where = ", ".join(statement.regions)

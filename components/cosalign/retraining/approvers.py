@@ -18,6 +18,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cosalign.domain.errors import UserError
+from cosalign.domain.fingerprint import content_sha256
 from cosalign.domain.safety_config import IsoDate, moment_of
 from cosalign.domain.validation import StrictModel, validated
 from cosalign.domain.yaml_text import parse_yaml
@@ -114,11 +115,18 @@ class Approvers:
         installation: Name of the installation that approvals have to be meant for.
         required: Whether approvals are asked for at all.
         people: By name.
+        text: The file as it was read.
     """
 
     installation: str
     required: bool
     people: dict[str, Person]
+    text: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return content_sha256(self.text.encode())
 
     def holder(self, key: bytes) -> tuple[Person, ApproverKey] | None:
         """Whose a key is; ``None`` where it is nobody's."""
@@ -143,7 +151,7 @@ def parse_approvers(text: str, source: str) -> Approvers:
     raw = parse_yaml(text, source, ApproversError)
     document = validated(ApproversFile, raw, source, ApproversError)
     people = {person.name: person for person in document.people}
-    return Approvers(document.installation, document.required, people)
+    return Approvers(document.installation, document.required, people, text)
 
 
 def read_approvers(address: str) -> Approvers:

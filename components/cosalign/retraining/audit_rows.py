@@ -1,47 +1,66 @@
 """The audit log's rows on what reconcile does: who allowed which config, and which runs followed.
 
-What admits a config is kept with its row, the signed statement and its signatures, so that an
-auditor can check them years later without the repository that they came from. Approvals and
-refusals are recorded before the accepted set is published: who dies in between records nothing
-twice. All else follows from guarded histories, also where another process died before its row.
+What admits a config is kept with its row, the signed statement, its signatures and the file that
+said who may approve, so that an auditor can check them years later without the repository that they
+came from. Approvals, what went without them, and refusals are recorded before the accepted set is
+published: who dies in between records nothing twice. All else follows from guarded histories, also
+where another process died before its row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 
-from cosalign.domain.fingerprint import Json, content_sha256
+from cosalign.domain.fingerprint import Json
+from cosalign.retraining.accepted_audit import WAIVED, waiver_identity
 from cosalign.retraining.admission import Reason
-from cosalign.retraining.admitted_configs import Verdict
-from cosalign.retraining.approvals import SignedStatement, as_bundle
+from cosalign.retraining.admitted_configs import Admitted, Verdict
+from cosalign.retraining.approvers import Approvers
 from cosalign.retraining.run_lane import LaneEntry, RunLane
+from cosalign.retraining.stored_approvals import (
+    APPROVED,
+    approvers_path,
+    keep_approvers,
+    keep_statement,
+)
 from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, AcceptedSet
 from cosalign.store.audit_log import READERS, AuditLog, Record
 from cosalign.store.history_audit import Row, artifact, record_history
 from cosalign.store.model_pointer import ModelPointer
 from cosalign.store.promotion_audit import record_choices
-from cosalign.store.storage import GenerationMismatch, Storage
+from cosalign.store.storage import Storage
 
-APPROVALS = "approvals"
 _SHOWN = 100
 
 
-def record_verdicts(storage: Storage, verdicts: Iterable[Verdict], by: str) -> None:
-    """Records each approval that admitted a config, and each refusal, once.
+def record_verdicts(
+    accepted: AcceptedSet, admitted: Admitted, approvers: Approvers, number: int, by: str
+) -> None:
+    """Records once each approval, each config admitted without, each in doubt, and each refusal.
 
     Args:
-        storage: The storage root.
-        verdicts: What became of the configs that are wanted.
+        accepted: The set that is about to be published.
+        admitted: What became of the configs that are wanted.
+        approvers: Who may propose and approve.
+        number: Number of the set that they were judged against; 0 for none.
         by: Who judged.
     """
-    listed = list(verdicts)
-    approved = [v for v in listed if v.admission is not None and v.reason == Reason.APPROVED]
+    storage = accepted.storage
+    file = keep_approvers(storage, approvers)
+    approved = [v for v in admitted.verdicts if v.reason == Reason.APPROVED]
     with ThreadPoolExecutor(READERS) as pool:
-        records = list(pool.map(lambda verdict: _approval(storage, verdict), approved))
-    records += [_refusal(verdict, by) for verdict in listed if verdict.refused]
+        records = list(pool.map(lambda verdict: _approval(storage, verdict, file), approved))
+    waived = {v.desired.key for v in admitted.verdicts if v.reason == Reason.APPROVALS_WAIVED}
+    for config in admitted.accepted:
+        if config.key in waived:
+            identity = waiver_identity(accepted.name, number, config)
+            records.append(_unapproved(WAIVED, config, identity, file, by))
+    for config, why in admitted.unproven:
+        identity = f"{accepted.name}/{number}/{'/'.join(config.key)}"
+        records.append(_unapproved("ConfigUnproven", config, identity, file, by, why=why))
+    records += [_refusal(v, by) for v in admitted.verdicts if v.refused]
     AuditLog(storage).append_all(records)
 
 
@@ -53,7 +72,7 @@ def record_histories(accepted: AcceptedSet, pointer: ModelPointer, lanes: Iterab
     return added + sum(record_history(lane, log, partial(_run_row, lane)) for lane in lanes)
 
 
-def _approval(storage: Storage, verdict: Verdict) -> Record:
+def _approval(storage: Storage, verdict: Verdict, file: dict[str, str]) -> Record:
     admission = verdict.admission
     assert admission is not None  # noqa: S101  it was approved
     signed = next(s for s in verdict.desired.approvals if s.digest == admission.statement)
@@ -62,20 +81,25 @@ def _approval(storage: Storage, verdict: Verdict) -> Record:
         "regions": list(admission.change.regions), "before": admission.change.before,
         "after": admission.change.after, "demands": signed.statement.demands,
         "namespace": verdict.desired.namespace, "statement": signed.digest,
+        "previous": signed.statement.previous, "approvers_file": next(iter(file.values())),
         "parts": [[part.field, part.effect.value] for part in admission.change.parts],
     }  # fmt: skip
     return Record(
-        "ConfigApproved", verdict.desired.name, by=admission.author or "", identity=signed.digest,
-        artifacts=_kept(storage, signed), details=details,
+        APPROVED, verdict.desired.name, by=admission.author or "", identity=signed.digest,
+        artifacts={**keep_statement(storage, signed), **file}, details=details,
     )  # fmt: skip
 
 
-def _kept(storage: Storage, signed: SignedStatement) -> dict[str, str]:
-    """A statement as it lies in the root, with the signatures that admitted it first."""
-    path = f"{APPROVALS}/{signed.digest}.json"
-    with suppress(GenerationMismatch):
-        storage.write_bytes(path, as_bundle([signed]).encode(), if_generation=0)
-    return {path: content_sha256(storage.read_bytes(path))}
+def _unapproved(
+    event: str, config: AcceptedConfig, identity: str, file: dict[str, str], by: str, **more: Json
+) -> Record:
+    """A config that stands, or stood, in the accepted set with nobody's approval."""
+    details: dict[str, Json] = {
+        "namespace": config.namespace, "region": config.region, "after": config.terms,
+        "demands": config.digest, "statement": config.statement,
+        "approvers": list(config.approvers), "approvers_file": next(iter(file.values())), **more,
+    }  # fmt: skip
+    return Record(event, config.name, by=by, identity=identity, artifacts=file, details=details)
 
 
 def _refusal(verdict: Verdict, by: str) -> Record:
@@ -105,9 +129,13 @@ def _accepted_row(history: AcceptedSet, now: AcceptedConfigs, then: AcceptedConf
         "changes": [_shown(config) for config in changed[:_SHOWN]],
         "withdrawn": ["/".join(key) for key in sorted(before.keys() - after.keys())][:_SHOWN],
         "followed": {"/".join(c.key): c.followed_by for c in followed[:_SHOWN]},
+        "approvers_file": now.approvers_file,
     }  # fmt: skip
-    event = "ConfigsAccepted" if changed or before.keys() - after.keys() else "ConfigsFollowed"
-    return Row(event, history.name, now.by, now.at, {}, details)
+    event = "ConfigsFollowed" if followed or then is None else "ApproversChanged"
+    if changed or before.keys() - after.keys():
+        event = "ConfigsAccepted"
+    file = history.storage.uri_of(approvers_path(now.approvers_file or ""))
+    return Row(event, history.name, now.by, now.at, artifact(history.storage, file), details)
 
 
 def _shown(config: AcceptedConfig) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -56,15 +57,20 @@ def show_command(
 def verify_command(root: str, expect: str | None, no_artifacts: bool, as_json: bool) -> None:
     """Read the whole log and name what was altered; exit code 2 if anything was or there is none.
 
+    Everything that ever was accepted is held against the approval that the log has of it.
+
     An end that was cut off together with the pointer to it can only be seen with --expect: keep
     what this command prints where the log's writers cannot reach it.
     """
     from cosalign.domain.errors import DataError
+    from cosalign.retraining.accepted_audit import AcceptedAudit
     from cosalign.store.audit_verification import verify_log
     from cosalign.store.storage import open_storage
 
     anchor = None if expect is None else _anchor(expect)
-    found = verify_log(open_storage(root), anchor, artifacts=not no_artifacts)
+    storage, audit = open_storage(root), AcceptedAudit()
+    found = verify_log(storage, anchor, artifacts=not no_artifacts, watch=audit.note)
+    found = replace(found, faults=(*found.faults, *audit.faults(storage)))
     tip = f"{found.tip.number}:{found.tip.digest}" if found.tip else None
     if as_json:
         faults = [{"where": fault.where, "says": fault.says} for fault in found.faults]

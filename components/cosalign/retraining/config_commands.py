@@ -19,6 +19,7 @@ from cosalign.runtime.config_commands import config
 if TYPE_CHECKING:
     from cosalign.domain.config_change import ConfigChange, PolicyReader, Taxonomies
     from cosalign.domain.safety_config import SafetyConfig
+    from cosalign.retraining.approvers import Approvers
     from cosalign.retraining.config_sources import Step
 
 __all__ = ["config"]
@@ -126,8 +127,8 @@ def propose_command(author: str, key: str, **options: Any) -> None:
     from cosalign.retraining.approvers import read_approvers
     from cosalign.retraining.proposals import propose
 
-    approvers = read_approvers(options["approvers"])
-    step, change = _step_and_change(options)
+    approvers = read_approvers(options.pop("approvers"))
+    step, change = _step_and_change(options, approvers)
     signed = propose(
         change, step.new.config, approvers, author, step.accepted.statement,
         step.accepted.namespace, datetime.now(UTC),
@@ -150,8 +151,8 @@ def approve_command(key: str, **options: Any) -> None:
     from cosalign.retraining.approvers import read_approvers
     from cosalign.retraining.proposals import statement_of
 
-    approvers = read_approvers(options["approvers"])
-    step, change = _step_and_change(options)
+    approvers = read_approvers(options.pop("approvers"))
+    step, change = _step_and_change(options, approvers)
     previous = step.accepted.statement
     found = statement_of(change, step.approvals, approvers.installation, previous)
     click.echo(f"proposed by {found.statement.author}, until {found.statement.valid_until}")
@@ -180,7 +181,7 @@ def verify_command(at: str | None, as_json: bool, **options: Any) -> None:
     readings = options.pop("readings") or options["root"]
     reader = _reader(readings, options.pop("profile"), taxonomies)
     approvers = read_approvers(options.pop("approvers"))
-    step = read_step(StepRequest(**options), taxonomies)
+    step = read_step(StepRequest(**options), taxonomies, approvers)
     moment = moment_of(at) if at else datetime.now(UTC)
     found = admit(
         step.new.config, step.accepted, step.approvals, approvers, moment, reader,
@@ -271,7 +272,7 @@ def _reader(
     return StoredReadings(open_storage(readings), taxonomies, counted)
 
 
-def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
+def _step_and_change(options: dict[str, Any], approvers: Approvers) -> tuple[Step, ConfigChange]:
     from cosalign.domain.config_change import config_change
     from cosalign.retraining.config_sources import StepRequest, read_step
     from cosalign.runtime.safety_config_files import known_taxonomies
@@ -279,6 +280,5 @@ def _step_and_change(options: dict[str, Any]) -> tuple[Step, ConfigChange]:
     taxonomies = known_taxonomies(options.pop("taxonomy_files"))
     readings = options.pop("readings") or options["root"]
     reader = _reader(readings, options.pop("profile"), taxonomies)
-    options.pop("approvers")
-    step = read_step(StepRequest(**options), taxonomies)
+    step = read_step(StepRequest(**options), taxonomies, approvers)
     return step, config_change(step.accepted.config, step.new.config, taxonomies, reader)

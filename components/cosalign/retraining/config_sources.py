@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +10,16 @@ from cosalign.domain.errors import SafetyConfigError, UserError
 from cosalign.domain.safety_config import SafetyConfig, safety_config_of
 from cosalign.domain.yaml_text import parse_yaml
 from cosalign.retraining.admission import Accepted
+from cosalign.retraining.admitted_configs import parsed
 from cosalign.retraining.approvals import (
     SignedStatement,
     approvals_of_object,
     merged,
     read_approvals,
 )
+from cosalign.retraining.approvers import Approvers
 from cosalign.retraining.proposals import ApprovalsFolder, last_statement
+from cosalign.retraining.stored_approvals import unproven
 from cosalign.store.accepted_configs import AcceptedSet
 from cosalign.store.storage import Storage, open_storage, read_uri
 
@@ -54,9 +56,14 @@ def read_version(address: str, taxonomies: Taxonomies) -> Version:
 
 
 def accepted_version(
-    storage: Storage, name: str, namespace: str | None, model: str, taxonomies: Taxonomies
+    storage: Storage,
+    name: str,
+    namespace: str | None,
+    model: str,
+    taxonomies: Taxonomies,
+    approvers: Approvers,
 ) -> tuple[Version, str | None]:
-    """What is in force of a config, and the statement that it rests on.
+    """What is in force of a config, and the statement that its history came to last.
 
     Args:
         storage: The storage root that keeps what is accepted.
@@ -64,18 +71,16 @@ def accepted_version(
         namespace: Its namespace; ``None`` for one from a folder.
         model: The name of the set, as of the model that follows it.
         taxonomies: Known taxonomies.
+        approvers: Who may approve: what nobody is known to have approved is not in force.
     """
     current = AcceptedSet(storage, model).current()
     if current is None:
         return Version(None), None
     found = current.find(name, namespace)
     statement = current.last_statement(name, namespace)
-    if found is None:
+    if found is None or unproven(storage, [found], approvers):
         return Version(None), statement
-    source = f"{storage.uri}: accepted {name}"
-    text = json.dumps(found.document)
-    document = parse_yaml(text, source, SafetyConfigError)
-    return Version(safety_config_of(document, source, dict(taxonomies)), dict(document)), statement
+    return Version(parsed(found, dict(taxonomies)), found.document), statement
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,13 @@ class StepRequest:
     namespace: str | None = None
 
 
-def read_step(request: StepRequest, taxonomies: Taxonomies) -> Step:
+def read_step(request: StepRequest, taxonomies: Taxonomies, approvers: Approvers) -> Step:
     """Reads all that a step consists of.
+
+    Args:
+        request: How it was named.
+        taxonomies: Known taxonomies.
+        approvers: Who may propose and approve.
 
     Raises:
         UserError: Nothing says which version is in force, or none is wanted: to remove a config
@@ -136,7 +146,9 @@ def read_step(request: StepRequest, taxonomies: Taxonomies) -> Step:
     approvals = merged(approvals, approvals_of_object(named.document))
     if request.root is not None:
         root = open_storage(request.root)
-        old, statement = accepted_version(root, name, namespace, request.model, taxonomies)
+        old, statement = accepted_version(
+            root, name, namespace, request.model, taxonomies, approvers
+        )
     elif request.old is not None:
         old = read_version(request.old, taxonomies)
         statement = last_statement(old.config, named.config, approvals)

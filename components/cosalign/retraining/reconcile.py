@@ -46,6 +46,7 @@ from cosalign.retraining.run_lane import (
 from cosalign.retraining.run_orders import Demand, RunMaker, demand_key, demands_of, order_of
 from cosalign.retraining.run_results import outcome_of_run
 from cosalign.retraining.settling import Seen, SettleRules, see
+from cosalign.retraining.stored_approvals import unproven
 from cosalign.retraining.submitters import SubmittedRun, Submitter
 from cosalign.runtime.logs import get_logger
 from cosalign.store.accepted_configs import AcceptedConfig, AcceptedConfigs, AcceptedSet
@@ -181,8 +182,10 @@ class Reconciler:
         before = self.accepted.settle()
         desired = self.source.read()
         moment = datetime.fromtimestamp(now, UTC)
-        admitted = admit_all(desired, before, self.rules, moment)
-        record_verdicts(self.storage, admitted.verdicts, self.settings.by)
+        doubts = unproven(self.storage, before.configs if before else (), self.rules.approvers)
+        admitted = admit_all(desired, before, self.rules, moment, doubts)
+        number = before.number if before else 0
+        record_verdicts(self.accepted, admitted, self.rules.approvers, number, self.settings.by)
         # Before a submitter is asked for anything, or a lane read: a withdrawal waits for neither.
         accepted = self._publish(_as_followed(admitted.accepted, before), before, moment)
         heads = {lane.lane: self._looked_after(lane, now) for lane in self._lanes}
@@ -217,11 +220,12 @@ class Reconciler:
         moment: datetime,
     ) -> AcceptedConfigs:
         """Publishes what is accepted, and of each whether a model was measured to follow it."""
-        if before is not None and configs == before.configs:
+        approvers = self.rules.approvers.digest
+        if before is not None and (configs, approvers) == (before.configs, before.approvers_file):
             return before
         number = before.number if before else 0
         at = moment.isoformat(timespec="seconds")
-        made = self.accepted.publish(configs, self.settings.by, at, number)
+        made = self.accepted.publish(configs, self.settings.by, at, number, approvers)
         if made.number != number:
             self._note(f"published accepted set {made.number}: {len(made.configs)} configs")
         return made

@@ -16,7 +16,7 @@ from cosalign.domain.validation import validated
 from cosalign.domain.yaml_text import yaml_value
 from cosalign.judging.stored_readings import ReadAs, StoredReadings
 from cosalign.retraining.admitted_configs import Rules
-from cosalign.retraining.approvers import Approvers, read_approvers
+from cosalign.retraining.approvers import Approvers, parse_approvers, read_approvers
 from cosalign.retraining.connection import open_kubeflow
 from cosalign.retraining.desired_configs import ConfigSource, FolderSource, Taxonomies
 from cosalign.retraining.kubeflow_submitter import KubeflowSubmitter
@@ -30,6 +30,7 @@ from cosalign.retraining.run_orders import RunMaker
 from cosalign.retraining.settling import SettleRules
 from cosalign.retraining.shipped_pipelines import PIPELINES, shipped_pipeline
 from cosalign.retraining.status_file import Status
+from cosalign.retraining.stored_approvals import asks_for_approvals
 from cosalign.retraining.submitters import Submitter
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.run_config import load_run_config
@@ -37,7 +38,12 @@ from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.store.storage import Storage, open_storage
 
 log = get_logger(__name__)
-NOT_ASKED = Approvers("local", required=False, people={})
+NOT_ASKED = """\
+apiVersion: cosalign.dev/v1alpha1
+kind: Approvers
+installation: local
+required: false
+"""
 """On one's own machine nobody has to be asked; on a cluster the file has to say so."""
 
 SET_BY_RECONCILE = {"previous", "configs", "model"}
@@ -97,7 +103,7 @@ def set_up(given: Mapping[str, Any]) -> Iterator[Reconciling]:
     storage = open_storage(base.storage.root)
     taxonomies = known_taxonomies(base.taxonomy.files)
     readings = StoredReadings(storage, taxonomies, ReadAs.of(base))
-    rules = Rules(_approvers(given), taxonomies, readings)
+    rules = Rules(_approvers(given, storage, base.gate.model), taxonomies, readings)
     settings = _settings(given, storage.local_path("x") is not None)
     increment = _increment(given["increment"])
     webhook = _webhook(given)
@@ -113,12 +119,18 @@ def set_up(given: Mapping[str, Any]) -> Iterator[Reconciling]:
         yield Reconciling(storage, reconciler, outside)
 
 
-def _approvers(given: Mapping[str, Any]) -> Approvers:
+def _approvers(given: Mapping[str, Any], storage: Storage, name: str) -> Approvers:
     if given["approvers"]:
         return read_approvers(given["approvers"])
     if given["local"]:
+        if asks_for_approvals(storage, name):
+            raise UserError(
+                f"{storage.uri}: what is accepted here needs approvals; name with --approvers the "
+                "file that says who may give them, or one that says 'required: false', which the "
+                "audit log keeps"
+            )
         log.info("approvals_not_asked_for", why="--local without --approvers")
-        return NOT_ASKED
+        return parse_approvers(NOT_ASKED, "--local")
     raise UserError(
         "name with --approvers the file that says who may propose and approve; where nobody is to "
         "be asked, it says 'required: false'"

@@ -21,10 +21,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from cosalign.domain.config_change import terms_of
 from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import Json, fingerprint
-from cosalign.domain.safety_config import SafetyConfig
-from cosalign.domain.validation import StrictModel
+from cosalign.domain.safety_config import SafetyConfig, Spec
+from cosalign.domain.validation import StrictModel, validated
 from cosalign.store.guarded_history import GuardedHistory, Link
 from cosalign.store.storage import GenerationMismatch, Storage
 
@@ -40,9 +41,9 @@ class AcceptedConfig(StrictModel):
         document: The whole config as plain JSON: ``apiVersion``, ``kind``, ``metadata`` with name
             and namespace, ``spec``; ``parse_safety_config`` reads its JSON text.
         accepted_at: When it first stood in the set as it is, ISO 8601 in UTC.
-        approvers: Who approved it; empty where its change needed nobody.
-        statement: SHA-256 of the signed statement that it was admitted on; ``None`` where none was
-            needed. A change of it has to name that statement.
+        approvers: Who approved it; empty where it was admitted while approvals were waived.
+        statement: SHA-256 of the signed statement that its history came to last; ``None`` where
+            there is none. A change of it has to name that statement.
         followed_by: Digest of the promoted model that was measured under it, as it is, and let pass
             by the gate's rules; ``None`` while none was. Serving that wants a measured model only
             holds it against the model that it serves.
@@ -63,6 +64,16 @@ class AcceptedConfig(StrictModel):
         """Namespace and name, which no two configs of a set share."""
         return (self.namespace or "", self.name)
 
+    @property
+    def terms(self) -> str:
+        """Identity of all of it that is approved; see ``config_change.terms_digest``.
+
+        Raises:
+            DataError: Its document is no config.
+        """
+        spec = validated(Spec, self.document["spec"], f"accepted config {self.name}", DataError)
+        return terms_of(self.digest, spec)
+
     def accepted_as(self, other: AcceptedConfig) -> bool:
         """Whether two differ at most in when they were accepted, and in who follows them."""
         return self.plain_terms() == other.plain_terms()
@@ -82,6 +93,8 @@ class AcceptedSetContent(StrictModel):
         at: When, ISO 8601 in UTC.
         withdrawn: Of configs that are accepted no longer, by ``NAMESPACE/NAME``, the statement that
             each was admitted on last: without it, that statement would be good once more.
+        approvers_file: SHA-256 of the approvers file that the set was judged by; ``None`` in sets
+            from before it was kept.
     """
 
     configs: tuple[AcceptedConfig, ...]
@@ -89,6 +102,7 @@ class AcceptedSetContent(StrictModel):
     by: str
     at: str
     withdrawn: dict[str, str] = {}
+    approvers_file: str | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -135,7 +149,12 @@ class AcceptedSet(GuardedHistory[AcceptedConfigs]):
         return self.checked()
 
     def publish(
-        self, configs: Iterable[AcceptedConfig], by: str, at: str, expected: int | None = None
+        self,
+        configs: Iterable[AcceptedConfig],
+        by: str,
+        at: str,
+        expected: int | None = None,
+        approvers_file: str | None = None,
     ) -> AcceptedConfigs:
         """Makes a set the accepted one; nothing is written where it is already.
 
@@ -147,6 +166,8 @@ class AcceptedSet(GuardedHistory[AcceptedConfigs]):
             at: When, ISO 8601 in UTC.
             expected: Number of the set that the decision was made against, 0 for none; whatever
                 is newest where ``None``.
+            approvers_file: SHA-256 of the approvers file that they were judged by; another one than
+                before is recorded, though no config changes.
 
         Raises:
             GenerationMismatch: Another set was published since; read it and decide again.
@@ -157,11 +178,13 @@ class AcceptedSet(GuardedHistory[AcceptedConfigs]):
         if expected is not None and expected != number:
             raise self.moved()
         wanted = _with_earlier_times(_distinct(configs), head)
-        if head is not None and wanted == head.configs:
+        if head is not None and (wanted, approvers_file or head.approvers_file) == (
+            head.configs, head.approvers_file,
+        ):  # fmt: skip
             return head
         content = AcceptedSetContent(
             configs=wanted, digest=set_digest(wanted), by=by, at=at,
-            withdrawn=_withdrawn(wanted, head),
+            withdrawn=_withdrawn(wanted, head), approvers_file=approvers_file,
         )  # fmt: skip
         return self.append(lambda link: _entry(content, link), number)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -62,7 +62,10 @@ class Verification:
 
 
 def verify_log(
-    storage: Storage, expect: Anchor | None = None, artifacts: bool = True
+    storage: Storage,
+    expect: Anchor | None = None,
+    artifacts: bool = True,
+    watch: Callable[[AuditEntry], None] | None = None,
 ) -> Verification:
     """Reads the whole log and says what is wrong with it.
 
@@ -70,8 +73,9 @@ def verify_log(
         storage: The storage root.
         expect: What an earlier verification ended with.
         artifacts: Whether objects that entries name are hashed again.
+        watch: Is shown each entry that can be read, in order, for checks of other kinds.
     """
-    chain = _Chain(storage)
+    chain = _Chain(storage, watch)
     chain.read()
     faults = [*chain.faults, *_tip_faults(storage, chain), *_anchor_faults(storage, chain, expect)]
     named = {} if not artifacts else chain.artifacts
@@ -84,8 +88,9 @@ def verify_log(
 class _Chain:
     """The entries, read one after the other; what later checks need of them is kept."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, watch: Callable[[AuditEntry], None] | None) -> None:
         self.storage = storage
+        self._watch = watch
         self.digests: dict[int, str] = {}
         self.faults: list[Fault] = []
         self.artifacts: dict[str, tuple[str, int]] = {}
@@ -141,6 +146,8 @@ class _Chain:
                 number, f"does not follow entry {number - 1}: one of the two was altered or put in"
             )
         self._note(number, entry)
+        if self._watch is not None:
+            self._watch(entry)
 
     def _note(self, number: int, entry: AuditEntry) -> None:
         if entry.identity is not None:
