@@ -128,6 +128,32 @@ def test_who_dies_anywhere_leaves_one_row_a_decision(tmp_path: Path, after: bool
     assert verify_log(world.storage).faults == ()
 
 
+def test_each_attempt_that_is_refused_is_on_record(tmp_path: Path, people: People) -> None:
+    file = approvers_file([person(people.keys, name) for name in ("ada", "bob", "cy")])
+    world = World(str(tmp_path / "root"), approvers=file)
+
+    def refused(plain: dict[str, Any]) -> list[str]:
+        """Reasons on record once a config was wanted for two looks."""
+        world.wants(plain)
+        world.ticks(2)
+        found = [entry for entry in rows(world.root) if entry.event == "ConfigRefused"]
+        return [str(entry.details["reason"]) for entry in found]
+
+    assert refused(document("shop", "no_such_risk", region="de")) == ["Invalid"]
+    assert refused(document("shop", "other_harms", region="de")) == ["Invalid"] * 2
+    unsigned = document("shop", "violence", region="de")
+    missing = [*["Invalid"] * 2, "ApprovalsMissing"]
+    assert refused(unsigned) == missing
+    added = shop(people, "violence")
+    assert refused(added) == missing
+    (signed,) = parse_bundle(added["metadata"]["annotations"][ANNOTATION], "added")
+    world.wants(BANK)
+    world.ticks(1)
+    # Gone, and wanted once more without approvals: that is another attempt.
+    assert refused(unsigned).count("ApprovalsMissing") == 3
+    assert world.reconciler().tick().accepted.last_statement("shop") == signed.digest
+
+
 def test_rows_that_a_crash_prevented_are_added_in_order(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     for name in "abc":

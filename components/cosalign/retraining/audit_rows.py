@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from cosalign.domain.fingerprint import Json
+from cosalign.domain.fingerprint import Json, fingerprint
 from cosalign.retraining.accepted_audit import WAIVED, waiver_identity
 from cosalign.retraining.admission import Reason
 from cosalign.retraining.admitted_configs import Admitted, Verdict
@@ -60,7 +60,7 @@ def record_verdicts(
     for config, why in admitted.unproven:
         identity = f"{accepted.name}/{number}/{'/'.join(config.key)}"
         records.append(_unapproved("ConfigUnproven", config, identity, file, by, why=why))
-    records += [_refusal(v, by) for v in admitted.verdicts if v.refused]
+    records += [_refusal(accepted.name, v, by) for v in admitted.verdicts if v.refused]
     AuditLog(storage).append_all(records)
 
 
@@ -102,16 +102,19 @@ def _unapproved(
     return Record(event, config.name, by=by, identity=identity, artifacts=file, details=details)
 
 
-def _refusal(verdict: Verdict, by: str) -> Record:
+def _refusal(name: str, verdict: Verdict, by: str) -> Record:
+    """A refusal; another document, step of the config's history or signature is another one."""
     desired, admission = verdict.desired, verdict.admission
-    wanted = admission.change.after if admission else None
+    change = admission.change if admission else None
     details: dict[str, Json] = {
-        "reason": verdict.reason, "after": wanted, "namespace": desired.namespace,
-        "effect": admission.change.effect.value if admission else None,
+        "reason": verdict.reason, "after": change.after if change else None,
+        "before": change.before if change else None, "namespace": desired.namespace,
+        "effect": change.effect.value if change else None,
         "author": admission.author if admission else None,
         "approvers": list(admission.approvers) if admission else [],
+        "statement": admission.statement if admission else None, "revision": desired.revision,
     }  # fmt: skip
-    identity = f"{desired.namespace or ''}/{desired.name}/{wanted}/{verdict.reason}"
+    identity = fingerprint("config-refused", [name, desired.name, details, desired.problem])
     return Record("ConfigRefused", desired.name, by=by, identity=identity, details=details)
 
 

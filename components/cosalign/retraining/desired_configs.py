@@ -8,6 +8,7 @@ complete, and nothing is taken for removed.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from cosalign.domain.errors import DataError, SafetyConfigError
+from cosalign.domain.fingerprint import content_sha256
 from cosalign.domain.safety_config import SafetyConfig, safety_config_of
 from cosalign.domain.taxonomy import Taxonomy
 from cosalign.domain.yaml_text import parse_yaml
@@ -47,6 +49,8 @@ class DesiredConfig:
         problem: What is wrong with it; empty where nothing is.
         approvals: Statements and signatures that came with it, none of them believed yet.
         source: Where it is from, for messages.
+        revision: What another version of its document differs in: a digest of it, or what the
+            cluster counts.
     """
 
     name: str
@@ -56,6 +60,7 @@ class DesiredConfig:
     problem: str = ""
     approvals: tuple[SignedStatement, ...] = ()
     source: str = ""
+    revision: str = ""
 
     @property
     def key(self) -> Key:
@@ -131,12 +136,12 @@ class FolderSource:
 
     def _read(self, storage: Storage, path: str, folders: set[str]) -> DesiredConfig | str:
         uri = storage.uri_of(path)
+        data = storage.read_bytes(path)
         try:
-            raw = parse_yaml(storage.read_bytes(path).decode("utf-8", "replace"), uri,
-                             SafetyConfigError)  # fmt: skip
+            raw = parse_yaml(data.decode("utf-8", "replace"), uri, SafetyConfigError)
         except SafetyConfigError as problem:
             return str(problem)
-        found = desired_config(raw, uri, self.taxonomies)
+        found = desired_config(raw, uri, self.taxonomies, content_sha256(data))
         stem = path.rpartition("/")[0]
         beside = f"{stem}/{_name(raw)}" if stem else str(_name(raw))
         if isinstance(found, str) or beside not in folders:
@@ -149,16 +154,25 @@ class FolderSource:
 
 
 def desired_config(
-    raw: Mapping[str, Any], source: str, taxonomies: Taxonomies
+    raw: Mapping[str, Any], source: str, taxonomies: Taxonomies, revision: str = ""
 ) -> DesiredConfig | str:
-    """One config from plain data; what is wrong with it where it has not even a name."""
+    """One config from plain data; what is wrong with it where it has not even a name.
+
+    Args:
+        raw: The document.
+        source: Where it is from, for messages.
+        taxonomies: Known taxonomies by ``"name version"``.
+        revision: See :class:`DesiredConfig`; a cluster's own where empty.
+    """
     name = _name(raw)
     if name is None:
         return f"{source}: metadata.name is missing"
-    namespace = raw["metadata"].get("namespace")
+    metadata = raw["metadata"]
+    namespace = metadata.get("namespace")
     found = DesiredConfig(
-        name, namespace if isinstance(namespace, str) else None, raw, None, source=source
-    )
+        name, namespace if isinstance(namespace, str) else None, raw, None, source=source,
+        revision=revision or f"{metadata.get('uid')}/{metadata.get('generation')}",
+    )  # fmt: skip
     try:
         config = safety_config_of(raw, source, taxonomies)
         return replace(found, config=config, approvals=approvals_of_object(raw))
@@ -189,7 +203,10 @@ class StaticSource:
 
     def read(self) -> DesiredConfigs:
         """See :class:`ConfigSource`."""
-        return gathered(desired_config(raw, "given", self.taxonomies) for raw in self.documents)
+        return gathered(
+            desired_config(raw, "given", self.taxonomies, content_sha256(json.dumps(raw).encode()))
+            for raw in self.documents
+        )
 
 
 def _name(raw: Mapping[str, Any]) -> str | None:
