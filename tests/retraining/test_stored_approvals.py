@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.retraining.approval_world import Keys, approvers_file, config, person
+from tests.retraining.approval_world import KNOWN, Keys, approvers_file, config, person
 from tests.retraining.approval_world import World as People
 from tests.retraining.reconcile_world import WAIVED, World, document
 
+from cosalign.domain.errors import DataError
 from cosalign.domain.safety_config import SafetyConfig
+from cosalign.domain.taxonomy import parse_taxonomy
 from cosalign.pipelines.command_line import main as cosalign
 from cosalign.retraining.admitted_configs import Verdict
 from cosalign.retraining.approvals import ANNOTATION, SignedStatement, as_bundle
@@ -276,3 +278,40 @@ def test_sets_from_before_the_approvers_file_was_kept_are_no_fault(town: Town) -
     town.world.approvers = WAIVED
     assert town.wants().reason == "Unchanged"
     assert town.verify() == 0
+
+
+TOPICS = """
+kind: RiskTaxonomy
+name: topics
+version: "1"
+categories:
+  - {name: beer, title: Beer, definition: "%s"}
+  - {name: rest, title: Rest, definition: All else.}
+"""
+
+
+@pytest.mark.parametrize("waived", [False, True])
+def test_a_taxonomy_that_was_edited_in_place_stops_everything(
+    town: Town, monkeypatch: pytest.MonkeyPatch, waived: bool
+) -> None:
+    mild = parse_taxonomy(TOPICS % "Of beer, without alcohol.", "topics")
+    monkeypatch.setitem(KNOWN, "topics 1", mild)
+    known = dict(KNOWN)
+    town.world.taxonomies = known
+    town.world.source = replace(town.world.source, taxonomies=known)
+    if waived:
+        town.world.approvers = WAIVED
+    spec: dict[str, Any] = {"taxonomy": {"name": "topics", "version": "1"}}
+    signed = town.signed(["beer"], **spec)
+    assert town.wants("beer", signed=signed, **spec).accepted
+    started, before = town.world.started, AcceptedSet(town.world.storage).current()
+    known["topics 1"] = parse_taxonomy(TOPICS % "Of beer, and of how to poison it.", "topics")
+    for wanted in (["beer"], []):
+        with pytest.raises(DataError, match="taxonomy topics 1 was edited in place"):
+            town.wants(*wanted, signed=signed, **spec)
+    assert town.world.started == started
+    assert AcceptedSet(town.world.storage).current() == before
+    # To stop using the config asks for nothing.
+    town.world.wants(document("other"))
+    town.world.reconciler().tick()
+    assert town.accepted is None

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from cosalign.domain.config_change import PolicyReader
-from cosalign.domain.errors import SafetyConfigError, UserError
+from cosalign.domain.errors import DataError, SafetyConfigError, UserError
 from cosalign.domain.safety_config import SafetyConfig, Spec, safety_config_of
 from cosalign.domain.validation import validated
 from cosalign.retraining.admission import Accepted, Admission, Reason, admit
@@ -70,6 +70,14 @@ class Rules:
     approvers: Approvers
     taxonomies: Taxonomies
     reader: PolicyReader | None = None
+
+
+class TaxonomyEditedError(DataError):
+    """A taxonomy says something else than when a config was accepted under it.
+
+    That is no one config's problem: whatever stands on that taxonomy would be trained on and served
+    as something that nobody approved.
+    """
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,20 @@ def admit_all(
 
 
 def parsed(config: AcceptedConfig, taxonomies: Taxonomies) -> SafetyConfig:
-    """An accepted config, checked again."""
-    return safety_config_of(config.document, f"accepted config {config.name}", taxonomies)
+    """An accepted config, checked again.
+
+    Raises:
+        TaxonomyEditedError: It demands something else than what was accepted.
+    """
+    found = safety_config_of(config.document, f"accepted config {config.name}", taxonomies)
+    if found.digest != config.digest:
+        taxonomy = f"{found.spec.taxonomy.name} {found.spec.taxonomy.version}"
+        raise TaxonomyEditedError(
+            f"accepted config {config.name}: it demands something else than what was accepted, so "
+            f"taxonomy {taxonomy} was edited in place; put it back as it was, and give what is new "
+            "a version of its own that says what it supersedes. Until then nothing is done"
+        )
+    return found
 
 
 def _accepted(
@@ -152,6 +172,8 @@ def _verdict(
             wanted.config, accepted, wanted.approvals, rules.approvers, moment, rules.reader,
             taxonomies=rules.taxonomies,
         )  # fmt: skip
+    except TaxonomyEditedError:
+        raise
     except UserError as problem:
         return Verdict(wanted, False, UNJUDGED, str(problem))
     return Verdict(wanted, found.accepted, str(found.reason), found.message, found)
