@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cel
 import pytest
 import yaml
 from tests.charts.kubernetes_tools import kubectl
@@ -144,6 +145,33 @@ def test_serving_reads_models_and_configs_and_adds_audit_rows() -> None:
     assert found["model"] == found["rollout"] == models
     own = {("objectViewer", "accepted"), ("objectCreator", AUDIT_FOLDER)}
     assert found["gateway"] == models | own
+
+
+@pytest.mark.parametrize(
+    ("account", "folder", "roles"),
+    [
+        ("pipeline", "steps", {"objectUser"}),
+        ("pipeline", "models", {"objectUser"}),
+        ("pipeline", "audit", {"objectCreator"}),
+        *(("pipeline", name, set()) for name in ("accepted", "approvals", "readings", "reconcile")),
+        ("trainer", "steps", {"objectUser"}),
+        *(("trainer", name, set()) for name in ("accepted", "approvals", "audit", "reconcile")),
+        *(("reconcile", name, {"objectUser"}) for name in ("accepted", "approvals", "audit")),
+    ],
+)
+def test_no_pod_of_a_run_writes_what_is_allowed(account: str, folder: str, roles: set[str]) -> None:
+    taken = 'resource.name.extract("/objects/cosalign/{folder}/")'
+    held = set()
+    for grant in of_kind(_overlay("production"), "IAMPolicyMember").values():
+        spec = grant["spec"]
+        mine = spec["member"].endswith(f"/cosalign-{account}")
+        if not mine or spec["resourceRef"]["name"] != "cosalign":
+            continue
+        says = spec.get("condition", {}).get("expression", "true")
+        assert says.count("resource.") == says.count(taken)
+        if cel.evaluate(says.replace(taken, "folder"), {"folder": folder}):
+            held.add(spec["role"].rpartition(".")[2])
+    assert held - {"objectViewer"} == roles
 
 
 def test_gpu_nodes_are_tainted_and_go_down_to_none_and_the_cpu_pool_is_not() -> None:
