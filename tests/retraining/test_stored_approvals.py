@@ -244,6 +244,8 @@ def test_a_version_that_was_approved_once_does_not_come_back_unseen(
     [
         ({"approvers": ()}, "was admitted without approvals, and the log does not say so"),
         ({"approvers": ("cy", "dan")}, "was approved by others"),
+        ({"document": {"metadata": {"name": "shop"}, "spec": {}}}, "cannot be read"),
+        ({"document": {"metadata": {"name": "shop"}}}, "holds no spec"),
     ],
 )
 def test_what_a_set_says_otherwise_than_the_log_is_found(
@@ -252,6 +254,7 @@ def test_what_a_set_says_otherwise_than_the_log_is_found(
     signed = town.signed(["violence"])
     assert town.wants("violence", signed=signed).accepted
     town.plant(signed.digest, "violence", **given)
+    assert not town.wants("violence").accepted
     capsys.readouterr()
     assert town.verify() == 2
     assert says in capsys.readouterr().out

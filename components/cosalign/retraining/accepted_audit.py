@@ -67,7 +67,10 @@ class AcceptedAudit:
             named = named or now.approvers_file is not None
             where = accepted.storage.uri_of(accepted.path_of(now.number))
             for config in now.configs:
-                says = self._fault(accepted.name, config, then, named)
+                try:
+                    says = self._fault(accepted.name, config, then, named)
+                except DataError as problem:
+                    says = f"cannot be read: {problem}"
                 if says:
                     yield Fault(where, f"config {'/'.join(config.key).lstrip('/')} {says}")
             then = now

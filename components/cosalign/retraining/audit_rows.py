@@ -56,7 +56,7 @@ def record_verdicts(
     for config in admitted.accepted:
         if config.key in waived:
             identity = waiver_identity(accepted.name, number, config)
-            records.append(_unapproved(WAIVED, config, identity, file, by))
+            records.append(_unapproved(WAIVED, config, identity, file, by, after=config.terms))
     for config, why in admitted.unproven:
         identity = f"{accepted.name}/{number}/{'/'.join(config.key)}"
         records.append(_unapproved("ConfigUnproven", config, identity, file, by, why=why))
@@ -95,7 +95,7 @@ def _unapproved(
 ) -> Record:
     """A config that stands, or stood, in the accepted set with nobody's approval."""
     details: dict[str, Json] = {
-        "namespace": config.namespace, "region": config.region, "after": config.terms,
+        "namespace": config.namespace, "region": config.region,
         "demands": config.digest, "statement": config.statement,
         "approvers": list(config.approvers), "approvers_file": next(iter(file.values())), **more,
     }  # fmt: skip

@@ -23,6 +23,7 @@ from cosalign.domain.errors import DataError
 from cosalign.domain.fingerprint import content_sha256
 from cosalign.retraining.approvals import (
     SignedStatement,
+    Statement,
     as_bundle,
     parse_bundle,
     verify_signatures,
@@ -105,16 +106,14 @@ class _Proofs:
         signed = self._signed(config.statement)
         if signed is None:
             return f"no approvals are stored under the statement {config.statement[:16]} it names"
-        said = signed.statement
-        if (said.config, said.namespace, said.after) != (
-            config.name,
-            config.namespace,
-            config.terms,
-        ):
-            return "the approvals that it names are about something else"
-        if not (_holds(signed, self.approvers) or _holds(signed, self._then(signed.digest))):
-            return "the signatures that it names are not those of people who could approve it"
-        return ""
+        return _difference(signed.statement, config) or self._doubt(signed, config)
+
+    def _doubt(self, signed: SignedStatement, config: AcceptedConfig) -> str:
+        if _holds(signed, self.approvers, config):
+            return ""
+        if _holds(signed, self._then(signed.digest), config):
+            return ""
+        return "its approvals are not by people who are named and could give them"
 
     def _signed(self, statement: str) -> SignedStatement | None:
         path = _statement_path(statement)
@@ -135,13 +134,25 @@ class _Proofs:
         return None
 
 
-def _holds(signed: SignedStatement, approvers: Approvers | None) -> bool:
-    """Whether a statement has the signatures that it needs, whenever they were given."""
+def _difference(said: Statement, config: AcceptedConfig) -> str:
+    """Why a statement is not about a config as it was accepted; empty where it is."""
+    try:
+        terms = config.terms
+    except DataError as problem:
+        return str(problem)
+    if (said.config, said.namespace, said.after) == (config.name, config.namespace, terms):
+        return ""
+    return "the approvals that it names are about something else"
+
+
+def _holds(signed: SignedStatement, approvers: Approvers | None, config: AcceptedConfig) -> bool:
+    """Whether a statement has the signatures that it needs, of whom the config names, ever."""
     said = signed.statement
     if approvers is None or said.installation != approvers.installation:
         return False
     found = verify_signatures(signed, approvers, None)
-    return found.author is not None and len(found.approvers) >= max(1, said.effect.approvals)
+    enough = len(found.approvers) >= max(1, said.effect.approvals)
+    return enough and found.author is not None and set(found.approvers) <= set(config.approvers)
 
 
 def _stored_approvers(storage: Storage, path: str, digest: str) -> Approvers | None:

@@ -71,8 +71,10 @@ class AcceptedConfig(StrictModel):
         Raises:
             DataError: Its document is no config.
         """
-        spec = validated(Spec, self.document["spec"], f"accepted config {self.name}", DataError)
-        return terms_of(self.digest, spec)
+        source, spec = f"accepted config {self.name}", self.document.get("spec")
+        if not isinstance(spec, dict):
+            raise DataError(f"{source}: its document holds no spec; it was altered")
+        return terms_of(self.digest, validated(Spec, spec, source, DataError))
 
     def accepted_as(self, other: AcceptedConfig) -> bool:
         """Whether two differ at most in when they were accepted, and in who follows them."""
