@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.retraining.reconcile_world import (
     NO_WAIT,
+    Lenient,
     World,
     digest_of,
     document,
@@ -252,6 +253,7 @@ class TornReadings:
 def test_a_torn_reading_of_one_config_stops_no_other(world: World) -> None:
     prose = document("us-shop", text="Tools may be sold.", allowedRisks=None)
     world.wants(BANK, SCHOOL, prose)
+    world.reader = Lenient()
     world.reconciler().tick()
     world.reader = TornReadings()
     world.wants(BANK, prose)

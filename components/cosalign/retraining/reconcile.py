@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 
 from cosalign.domain.fingerprint import fingerprint
 from cosalign.domain.increment_policy import Decision, IncrementPolicy, decide
-from cosalign.retraining.admitted_configs import Rules, Verdict, admit_all
+from cosalign.retraining.admitted_configs import Admitted, Rules, Verdict, admit_all
 from cosalign.retraining.audit_rows import record_histories, record_verdicts
 from cosalign.retraining.desired_configs import ConfigSource, DesiredConfigs
 from cosalign.retraining.lane_step import Next, RetryRules, next_step
@@ -187,7 +187,7 @@ class Reconciler:
         number = before.number if before else 0
         record_verdicts(self.accepted, admitted, self.rules.approvers, number, self.settings.by)
         # Before a submitter is asked for anything, or a lane read: a withdrawal waits for neither.
-        accepted = self._publish(_as_followed(admitted.accepted, before), before, moment)
+        accepted = self._publish(_as_followed(admitted, before), before, moment)
         heads = {lane.lane: self._looked_after(lane, now) for lane in self._lanes}
         model = known_model(self.pointer.settle(), self.evaluate, self.train)
         accepted = self._publish(_followed_by(model, accepted.configs), accepted, moment)
@@ -384,14 +384,14 @@ class Reconciler:
         log.info("reconciled", reconcile=self.name, did=what)
 
 
-def _as_followed(
-    configs: Iterable[AcceptedConfig], before: AcceptedConfigs | None
-) -> tuple[AcceptedConfig, ...]:
-    """Configs with what was known so far of who follows what they demand."""
-    known = {demand_key(c): c.followed_by for c in before.configs} if before else {}
+def _as_followed(admitted: Admitted, before: AcceptedConfigs | None) -> tuple[AcceptedConfig, ...]:
+    """Accepted configs with what was known so far of who follows what they demand."""
+    doubted = {config.key for config, _ in admitted.unproven}
+    there = [c for c in before.configs if c.key not in doubted] if before else []
+    known = {demand_key(config): config.followed_by for config in there}
     return tuple(
         config.model_copy(update={"followed_by": known.get(demand_key(config))})
-        for config in configs
+        for config in admitted.accepted
     )
 
 
