@@ -19,6 +19,8 @@ from cosalign.store.storage import open_storage
 from cosalign.training.stage import Stage, stage_trainer, train_stage
 
 STEPS, BATCH = 10, 8
+MICRO_BATCHES = BATCH // (2 * 2)
+"""Of a step, on each of two ranks."""
 ROWS = {"sft": 14, "dpo": 30}
 """No multiple of the batch: an epoch's last step holds six rows, of which two ranks get 4 and 2."""
 
@@ -31,7 +33,7 @@ def group_of(sharding: str, processes: int, **changes: object) -> TrainingGroup:
         "max_steps": STEPS,
         "epochs": STEPS,
         "learning_rate": 1e-4,
-        "save_steps": 4,
+        "save_steps": 3,
         **changes,
     }
     settings = {
@@ -99,10 +101,10 @@ def _whole_gradients(model: Any) -> dict[str, Any]:
 
 
 class _Interruption:
-    """Raises, on every rank, as a micro batch of step 6 begins; checkpoints are after step 4."""
+    """Raises, on every rank, in step 5; the checkpoint is of step 3, within the second epoch."""
 
     def __init__(self) -> None:
-        self._left = 5 * BATCH // 4 + 1
+        self._left = 4 * MICRO_BATCHES + 1
 
     def __call__(self, _rows: list[int]) -> None:
         self._left -= 1
@@ -111,25 +113,28 @@ class _Interruption:
 
 
 def interrupted_and_resumed(model: Path, folder: Path, group: TrainingGroup) -> dict[str, Any]:
-    """Where both trainings stored their results, and how many micro batches the resumed took."""
+    """Where both trainings stored their results, and which rows each rank took of the two."""
     from accelerate.state import GradientState
+
+    from cosalign.training.ranks import this_process
 
     calm = stage_of(model, folder / "calm", "sft", group)
     rough = stage_of(model, folder / "rough", "sft", group)
-    seen: list[list[int]] = []
+    in_order: list[list[int]] = []
+    again: list[list[int]] = []
     for stage in (calm, rough):
         stage.work.mkdir(parents=True, exist_ok=True)
-    train_stage(calm)
+    train_stage(replace(calm, observer=in_order.append))
     try:
         train_stage(replace(rough, observer=_Interruption()))
     except InterruptedError:
         # A process that resumes is a new one; here accelerate would remember half a step.
         GradientState._reset_state()
-        train_stage(replace(rough, observer=seen.append))
+        train_stage(replace(rough, observer=again.append))
     return {
         "calm": str(folder / "calm/out"),
         "rough": str(folder / "rough/out"),
-        "micro_batches": len(seen),
+        "rows": this_process().gathered((in_order, again)),
         "fingerprint": calm.fingerprint,
     }
 

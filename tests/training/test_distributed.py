@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.rank_figures import figures, group_of, stage_of
+from tests.training.rank_figures import MICRO_BATCHES, figures, group_of, stage_of
 
 from cosalign.domain.errors import UserError
 from cosalign.inference.models import ModelFolder
@@ -72,7 +72,9 @@ def test_interrupted_shards_resume_as_if_never_interrupted(
     from safetensors.torch import load_file
 
     resumed = together["resumed"]
-    assert resumed["micro_batches"] == 6 * 2
+    assert len(resumed["rows"]) == 2
+    for in_order, again in resumed["rows"]:
+        assert again == in_order[3 * MICRO_BATCHES :]
     result = f"training/sft/{resumed['fingerprint']}/result.json"
     calm, rough = (json.loads((Path(resumed[n]) / result).read_bytes()) for n in ("calm", "rough"))
     assert [entry["step"] for entry in rough["curve"]] == list(range(1, 11))

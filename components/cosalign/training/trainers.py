@@ -62,8 +62,9 @@ class NamedRows:
         return self.accelerator.gather(count.to(device)).sum()  # type: ignore[attr-defined]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RealRowsFirst:  # noqa: ARG002
-        rows = len(self.train_dataset)  # type: ignore[attr-defined]
-        return RealRowsFirst(self.real_rows, rows, self.args.data_seed)  # type: ignore[attr-defined]
+        trainer: Any = self
+        rows, seed = len(trainer.train_dataset), trainer.args.data_seed
+        return RealRowsFirst(self.real_rows, rows, seed, lambda: int(trainer.state.epoch))
 
     def create_accelerator_and_postprocess(self) -> None:
         """The trainer's, with FSDP to choose from on a CPU too."""
