@@ -18,6 +18,7 @@ from cosalign.inference.models import resolve_model
 from cosalign.store.storage import open_storage
 from cosalign.training.stage import Stage, stage_trainer, train_stage
 
+LORA = {"rank": 4, "alpha": 8}
 STEPS, BATCH = 10, 8
 MICRO_BATCHES = BATCH // (2 * 2)
 """Of a step, on each of two ranks."""
@@ -135,7 +136,7 @@ def interrupted_and_resumed(model: Path, folder: Path, group: TrainingGroup) -> 
         "calm": str(folder / "calm/out"),
         "rough": str(folder / "rough/out"),
         "rows": this_process().gathered((in_order, again)),
-        "fingerprint": calm.fingerprint,
+        "folder": calm.folder,
     }
 
 
@@ -151,7 +152,10 @@ def _main(model: str, root: str, processes: str) -> None:
         for name in ("sft", "dpo"):
             folder = Path(root) / sharding
             found[f"{name} {sharding}"] = figures(Path(model), folder, name, group)
-    found["resumed"] = interrupted_and_resumed(Path(model), Path(root), group)
+    for name, lora in (("weights", None), ("adapters", LORA)):
+        trained = TrainingGroup.model_validate({**group.model_dump(), "lora": lora})
+        folder = Path(root) / name
+        found[f"resumed {name}"] = interrupted_and_resumed(Path(model), folder, trained)
     if ranks.first:
         torch.save(found, Path(root) / "figures.pt")
 

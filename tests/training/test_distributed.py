@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.rank_figures import MICRO_BATCHES, figures, group_of, stage_of
+from safetensors.torch import load_file
+from tests.training.rank_figures import LORA, MICRO_BATCHES, figures, group_of, stage_of
 
 from cosalign.domain.errors import UserError
+from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.training.launch import launched, torchrun
 from cosalign.training.stage import train_stage
+from cosalign.training.whole_model import checkpoint_model
 
 pytestmark = pytest.mark.training
 
@@ -66,29 +69,45 @@ def test_two_ranks_are_as_one(
     assert max(one["losses"]) - min(one["losses"]) > 0.5
 
 
-def test_interrupted_shards_resume_as_if_never_interrupted(
-    tiny: ModelFolder, tmp_path: Path, together: dict[str, Any]
-) -> None:
-    from safetensors.torch import load_file
+def _stored(resumed: dict[str, Any], run: str) -> tuple[dict[str, Any], Path]:
+    """A stage's result, and the folder of its model."""
+    root = Path(resumed[run])
+    result = json.loads((root / resumed["folder"] / "result.json").read_bytes())
+    return result, root / result["model"]
 
-    resumed = together["resumed"]
+
+@pytest.mark.parametrize("trained", ["weights", "adapters"])
+def test_interrupted_shards_resume_as_if_never_interrupted(
+    trained: str, tiny: ModelFolder, together: dict[str, Any]
+) -> None:
+    resumed = together[f"resumed {trained}"]
     assert len(resumed["rows"]) == 2
     for in_order, again in resumed["rows"]:
         assert again == in_order[3 * MICRO_BATCHES :]
-    result = f"training/sft/{resumed['fingerprint']}/result.json"
-    calm, rough = (json.loads((Path(resumed[n]) / result).read_bytes()) for n in ("calm", "rough"))
+    (calm, one), (rough, other) = (_stored(resumed, run) for run in ("calm", "rough"))
     assert [entry["step"] for entry in rough["curve"]] == list(range(1, 11))
     assert rough["curve"][-1]["loss"] == pytest.approx(calm["curve"][-1]["loss"], abs=1e-5)
-    one, other = (Path(resumed[n]) / m["model"] for n, m in (("calm", calm), ("rough", rough)))
-    weights, again = (load_file(folder / "model.safetensors") for folder in (one, other))
-    assert _apart(weights, again) < 1e-5
-    # One process leaves the same files, the same weights by name, shape and type.
+    weights, after = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert _apart(weights, after) < 1e-5
+    assert _apart(weights, load_file(tiny.path / "model.safetensors")) > 1e-4
+    # What a checkpoint holds is the model, as the best one is taken from it.
+    checkpoint = Path(resumed["rough"]) / resumed["folder"] / "checkpoints/sharded/checkpoint-10"
+    lora = LORA if trained == "adapters" else None
+    group = TrainingGroup.model_validate({**group_of("full", 2).model_dump(), "lora": lora})
+    assert _apart(checkpoint_model(checkpoint, tiny.path, group).state_dict(), after) == 0
+
+
+def test_one_process_leaves_the_same_files(
+    tiny: ModelFolder, tmp_path: Path, together: dict[str, Any]
+) -> None:
+    """The same names, and the same weights by name, shape and type."""
+    _, shared = _stored(together["resumed weights"], "calm")
     stage = stage_of(tiny.path, tmp_path, "sft", group_of("none", 1))
     stage.work.mkdir(parents=True)
     train_stage(stage)
     alone = next((tmp_path / "out/models").iterdir())
-    assert {p.name for p in alone.iterdir()} == {p.name for p in one.iterdir()}
-    plain = load_file(alone / "model.safetensors")
+    assert {p.name for p in alone.iterdir()} == {p.name for p in shared.iterdir()}
+    plain, weights = (load_file(folder / "model.safetensors") for folder in (alone, shared))
     assert {n: (w.shape, w.dtype) for n, w in plain.items()} == {
         n: (w.shape, w.dtype) for n, w in weights.items()
     }

@@ -10,9 +10,11 @@ import pytest
 from tests.training.stage_process import stage_of
 from tests.training.training_world import TRAINING
 
+from cosalign.domain.errors import CosalignError
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import open_storage
+from cosalign.training.checkpoints import COMPLETE
 from cosalign.training.stage import Stage, run_stage
 
 pytestmark = pytest.mark.training
@@ -68,3 +70,19 @@ def test_adapters_are_merged_into_a_whole_model(
     assert seen
     for key in before:
         torch.testing.assert_close(resumed[key].float(), calm[key].float(), atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_without_weights_never_counts(
+    tiny: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As libraries that find no adapters under the names they expect write it."""
+    from safetensors.torch import save_file
+
+    def save_none(_trainer: object, output_dir: str, **_: object) -> None:
+        Path(output_dir).mkdir(parents=True)
+        save_file({}, f"{output_dir}/adapter_model.safetensors")
+
+    monkeypatch.setattr("transformers.Trainer.save_model", save_none)
+    with pytest.raises(CosalignError, match=r"checkpoint-2 holds 0 of \d+ trained weights"):
+        run_stage(lora_stage(tiny.path, tmp_path, "sft"))
+    assert not list((tmp_path / "out").rglob(COMPLETE))

@@ -11,13 +11,16 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from cosalign.domain.errors import CosalignError
 from cosalign.runtime.logs import get_logger
 from cosalign.runtime.progress import INTERVAL_SECONDS, Progress
 from cosalign.training.background_store import BackgroundStore
+from cosalign.training.checkpoint_weights import weights_in
 from cosalign.training.checkpoints import CheckpointStore
 from cosalign.training.outcome import DEV_LOSS
 from cosalign.training.preemption import SigtermWatch
@@ -125,7 +128,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._spoke = time.monotonic()
         log.info("train_step", stage=self._watch.stage, step=state.global_step, **logs)
 
-    def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
         """Has the checkpoint stored beside the training; waits for it where training ends."""
         watch, ranks = self._watch, this_process()
         # Each rank has written its own files; what counts is all of them.
@@ -133,6 +136,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         watch.clock.written()
         step, best = int(state.global_step), state.best_global_step if watch.keep_best else None
         if ranks.first:
+            _require_weights(Path(args.output_dir) / f"checkpoint-{step}", model)
             watch.history.saved(step)
             entries = list(state.log_history)
             watch.background.start(lambda: self._store(step, best, entries))
@@ -146,3 +150,13 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         self._watch.checkpoints.publish(step, best)
         self._watch.history.write(entries)
         log.info("checkpoint_stored", stage=self._watch.stage, step=step)
+
+
+def _require_weights(checkpoint: Path, model: Any) -> None:
+    """A checkpoint without weights must not count: training would go on from fresh ones."""
+    held, trained = weights_in(checkpoint), sum(p.requires_grad for p in model.parameters())
+    if held < trained:
+        raise CosalignError(
+            f"{checkpoint.name} holds {held} of {trained} trained weights, and was not marked "
+            "complete; this is a defect"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cosalign.training.checkpoint_weights import ShardedAdapters
 from cosalign.training.dev_split import DevSplit
 from cosalign.training.finite_steps import FiniteSteps
 from cosalign.training.step_figures import StepFigures, step_figures
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cosalign.training.encode import Rows
 
 
-class WatchedTrainer(DevSplit, FiniteSteps, NamedRows):
+class WatchedTrainer(DevSplit, FiniteSteps, ShardedAdapters, NamedRows):
     """Mixin before a TRL trainer; call ``attach`` and :meth:`watch` once it is made."""
 
     figures: StepFigures

@@ -15,15 +15,13 @@ import transformers
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
+from cosalign.training.checkpoint_weights import SHARDS, load_adapters
 from cosalign.training.ranks import this_process
 from cosalign.training.world import shards
 
 if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainingGroup
     from cosalign.domain.run_config.training import LoraSettings
-
-SHARDS = "pytorch_model_fsdp_0"
-"""Where accelerate puts a checkpoint's shards."""
 
 
 def load_weights(folder: Path) -> Any:
@@ -82,16 +80,12 @@ def checkpoint_model(checkpoint: Path, start: Path, group: TrainingGroup) -> Any
 
 def _from_shards(folder: Path, start: Path, group: TrainingGroup) -> Any:
     model = _fresh(start, group)
-    if group.lora is None:
-        weights = model.state_dict()
-        load_shards({"model": weights}, checkpoint_id=str(folder), no_dist=True)
-        model.load_state_dict(weights)
+    if group.lora is not None:
+        load_adapters(model, folder, alone=True)
         return model
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    adapters = get_peft_model_state_dict(model)
-    load_shards({"model": adapters}, checkpoint_id=str(folder), no_dist=True)
-    set_peft_model_state_dict(model, adapters)
+    weights = model.state_dict()
+    load_shards({"model": weights}, checkpoint_id=str(folder), no_dist=True)
+    model.load_state_dict(weights)
     return model
 
 
