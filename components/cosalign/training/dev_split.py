@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
+from cosalign.training.outcome import DEV_LOSS
 from cosalign.training.ranks import this_process
 
 
@@ -64,3 +66,34 @@ class DevSplit(ABC):
             counts = place + ranks.rank < len(starts)
             start = starts[place + ranks.rank] if counts else 0
             yield trainer.data_collator(list(self.dev_rows[start : start + size])), counts
+
+
+def measurement_is_owed(args: Any, state: Any) -> bool:
+    """Whether the last step was to be measured and was not, since training was asked to end.
+
+    Args:
+        args: The ``TrainingArguments``.
+        state: A ``TrainerState``.
+    """
+    step = state.global_step
+    if args.eval_strategy == "no" or not step:
+        return False
+    due = step % args.eval_steps == 0 or step >= state.max_steps
+    return due and not any(DEV_LOSS in e and e["step"] == step for e in state.log_history)
+
+
+class OwedMeasurement(TrainerCallback):  # type: ignore[misc]
+    """Measures, before a resumed training goes on, what the process before left for it.
+
+    Nothing is saved: the weights are those of the checkpoint, and the next one names the best.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measures as after a step."""
+        if measurement_is_owed(args, state):
+            figures = self._trainer.evaluate()
+            self._trainer._determine_best_metric(figures, trial=None)
+            control.should_save = False

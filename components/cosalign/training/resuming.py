@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from cosalign.training.checkpoints import CheckpointStore
+from cosalign.training.dev_split import OwedMeasurement, measurement_is_owed
 from cosalign.training.planner import checkpoint_bytes
 from cosalign.training.preemption import Preempted, SigtermWatch
 from cosalign.training.ranks import this_process
@@ -82,6 +83,7 @@ def _train_watched(trainer: Any, watch: StageWatch, newest: Path | None) -> None
         # What is being stored is stored, whatever ends the training.
         stack.callback(watch.background.wait)
         trainer.add_callback(StageCallback(watch, stack))
+        trainer.add_callback(OwedMeasurement(trainer))
         stack.enter_context(full_disk_named(watch.checkpoints.folder))
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
 
@@ -92,12 +94,9 @@ def _write_history(trainer: Any, history: StageHistory) -> None:
 
 
 def _restored_finished(trainer: Any, checkpoint: Path) -> bool:
-    """Whether a checkpoint is that of the last step; if so, its state is taken.
-
-    transformers 5.19, resumed there in the middle of an epoch, trains one step too many.
-    """
+    """Whether a checkpoint leaves nothing to do; if so, its state is taken."""
     state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
+    if state.global_step < state.max_steps or measurement_is_owed(trainer.args, state):
         return False
     trainer.state = state
     return True

@@ -104,6 +104,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         log.warning("asked_to_end", stage=self._watch.stage, step=state.global_step)
         self._watch.stopped = True
         control.should_save = control.should_training_stop = True
+        # There is no time for it; the process that goes on makes up for it.
         control.should_evaluate = False
 
     def on_evaluate(

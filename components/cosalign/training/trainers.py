@@ -66,6 +66,12 @@ class NamedRows:
         rows, seed = len(trainer.train_dataset), trainer.args.data_seed
         return RealRowsFirst(self.real_rows, rows, seed, lambda: int(trainer.state.epoch))
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The trainer's, which resumed at the last step, within an epoch, takes one step more."""
+        state = self.state  # type: ignore[attr-defined]
+        if state.global_step < state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+
     def create_accelerator_and_postprocess(self) -> None:
         """The trainer's, with FSDP to choose from on a CPU too."""
         sharded = self.args.fsdp_plugin_args is not None  # type: ignore[attr-defined]
