@@ -33,6 +33,16 @@ def test_every_recipe_is_a_training_on_every_machine(name: str, machine: str) ->
     assert made.identity() == _training(recipe=name).identity()
 
 
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_says_what_may_be_lost_and_measures_the_development_split(name: str) -> None:
+    settings = shipped_recipe(name).settings
+    for stage in ("sft", "dpo"):
+        assert settings[stage]["save_minutes"] == 10
+        assert settings[stage]["eval_steps"] % settings[stage]["save_steps"] == 0
+        # Without a development split such a recipe trains all the same.
+        assert getattr(_training(recipe=name), stage).keep == "last"
+
+
 def test_the_paper_recipe_holds_the_papers_values() -> None:
     paper = _training(recipe="paper")
     assert (paper.optimizer, paper.precision, paper.lora) == ("rmsprop", "bf16", None)

@@ -22,7 +22,7 @@ from cosalign.store.storage import open_storage
 from cosalign.training.checkpoints import COMPLETE
 from cosalign.training.outcome import chosen_dev
 from cosalign.training.preemption import Preempted
-from cosalign.training.stage import Stage, StageResult, run_stage, stage_trainer
+from cosalign.training.stage import Stage, run_stage, stage_trainer
 
 DEV_ROWS = 7  # No multiple of the micro batch, and answers of unlike length: means of means differ.
 
@@ -102,10 +102,11 @@ def test_the_best_model_is_kept_and_survives_an_interruption(
     best, last = result.dev["best"], result.dev["last"]
     assert best["loss"] < last["loss"]
     assert result.kept_step == best["step"] < result.steps == last["step"]
+    assert result.best is None
     stored = open_storage(str(tmp_path / "calm/out"))
     manifest = json.loads(stored.read_bytes(f"{result.model}/cosalign.json"))
     assert (manifest["kept_step"], manifest["dev"]) == (result.kept_step, result.dev)
-    trainer = stage_trainer(replace(calm, start=_model(calm, result)), tmp_path / "again")
+    trainer = stage_trainer(replace(calm, start=_model(calm, result.model)), tmp_path / "again")
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best["loss"], rel=1e-4)
     _interrupted_after_the_best(tiny, tmp_path / "rough", group, int(best["step"]))
     rough = run_stage(_backwards(tiny, tmp_path / "rough", group))
@@ -141,10 +142,29 @@ def test_a_measurement_that_sigterm_took_the_place_of_is_made_up_for(
     assert [entry["step"] for entry in result.curve] == [entry["step"] for entry in calm.curve]
 
 
-def _model(stage: Stage, result: StageResult) -> ModelFolder:
+@pytest.mark.training
+def test_where_the_last_model_is_left_the_best_is_stored_beside_it(
+    tiny: ModelFolder, tmp_path: Path
+) -> None:
+    stage = _backwards(tiny, tmp_path, _group(keep_checkpoints=1, **FALLS_THEN_RISES))
+    result = run_stage(stage)
+    best = result.dev["best"]
+    assert best["step"] < result.kept_step == result.steps
+    assert result.best not in (None, result.model)
+    for model, figures in ((result.best, best), (result.model, result.dev["last"])):
+        manifest = json.loads(stage.storage.read_bytes(f"{model}/cosalign.json"))
+        assert manifest["kept_step"] == figures["step"]
+        trainer = stage_trainer(
+            replace(stage, start=_model(stage, str(model))), tmp_path / "trainer"
+        )
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(figures["loss"], rel=1e-4)
+    assert run_stage(stage) == result
+
+
+def _model(stage: Stage, folder: str) -> ModelFolder:
     from cosalign.inference.models import resolve_model
 
-    return resolve_model(stage.storage.uri_of(result.model), stage.cache)
+    return resolve_model(stage.storage.uri_of(folder), stage.cache)
 
 
 def _interrupted_after_the_best(

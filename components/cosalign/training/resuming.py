@@ -51,7 +51,8 @@ def train(trainer: Any, stage: Stage, checkpoints: CheckpointStore, history: Sta
                 f"SIGTERM: the checkpoint of step {trainer.state.global_step} is stored; started "
                 "again, training goes on from there"
             )
-    kept = _kept_checkpoint(trainer, stage, checkpoints) or (newest if finished else None)
+    best = _best_checkpoint(trainer, checkpoints) if stage.settings.keep == "best" else None
+    kept = best or (newest if finished else None)
     if kept is None:
         return gathered_model(trainer, stage.start.path, stage.group)
     return checkpoint_model(kept, stage.start.path, stage.group) if ranks.first else None
@@ -72,7 +73,7 @@ def _watch(
         clock=SaveClock(settings.save_minutes, planned),
         sigterm=sigterm,
         figures=trainer.figures,
-        keep_best=settings.keep == "best",
+        keep_best=stage.measured is not None,
     )
 
 
@@ -102,10 +103,22 @@ def _restored_finished(trainer: Any, checkpoint: Path) -> bool:
     return True
 
 
-def _kept_checkpoint(trainer: Any, stage: Stage, checkpoints: CheckpointStore) -> Path | None:
-    """The best checkpoint, where that is kept and is not the last step's; fetched by rank 0."""
+def best_beside(trainer: Any, stage: Stage, checkpoints: CheckpointStore) -> Any:
+    """The best model by the development split, where the stage leaves another, the last one.
+
+    Returns:
+        The model, plain and whole, on the first rank; ``None`` on the others, and without one.
+    """
+    best = None if stage.settings.keep == "best" else _best_checkpoint(trainer, checkpoints)
+    if best is None or not this_process().first:
+        return None
+    return checkpoint_model(best, stage.start.path, stage.group)
+
+
+def _best_checkpoint(trainer: Any, checkpoints: CheckpointStore) -> Path | None:
+    """The best checkpoint, where there is one and it is not the last step's; fetched by rank 0."""
     best = trainer.state.best_global_step
-    if stage.settings.keep != "best" or best in (None, trainer.state.global_step):
+    if best in (None, trainer.state.global_step):
         return None
     ranks = this_process()
     return ranks.agreed(checkpoints.fetch(int(best)) if ranks.first else None)

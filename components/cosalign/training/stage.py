@@ -58,6 +58,8 @@ class StageResult:
         dev: Figures on that split of the ``best`` and the ``last`` model; empty where none was
             measured.
         skipped: Batches left out for a loss or gradient that was not finite.
+        best: Storage folder of the best model on that split, where ``model`` is the last and
+            another; ``None`` where not.
     """
 
     model: str
@@ -68,6 +70,7 @@ class StageResult:
     kept_step: int
     dev: dict[str, dict[str, float]]
     skipped: int
+    best: str | None = None
 
 
 @dataclass(frozen=True)
@@ -210,13 +213,15 @@ def _stored_result(stage: Stage) -> StageResult | None:
         raise DataError(
             f"{storage.uri_of(path)}: not a stage's result ({problem}); delete it and run again"
         ) from None
-    return result if storage.stat(f"{result.model}/{MANIFEST}") is not None else None
+    models = [model for model in (result.model, result.best) if model is not None]
+    there = all(storage.stat(f"{model}/{MANIFEST}") is not None for model in models)
+    return result if there else None
 
 
 def train_stage(stage: Stage) -> None:
     """Trains as one of the processes that do; the first of them stores model and result."""
     from cosalign.training.ranks import this_process
-    from cosalign.training.resuming import train
+    from cosalign.training.resuming import best_beside, train
     from cosalign.training.stage_history import StageHistory
     from cosalign.training.trainers import free_memory, quiet_libraries
 
@@ -228,11 +233,15 @@ def train_stage(stage: Stage) -> None:
         model = train(trainer, stage, checkpoints, history)
         outcome = Outcome.of(trainer.state, stage.settings.keep)
         digest = _store_model(stage, model, outcome) if model is not None else ""
+        # One whole model at a time.
+        del model
+        model = best_beside(trainer, stage, checkpoints)
+        best = None if model is None else _store_best(stage, model, outcome)
     # The next stage needs the room of this one's weights and optimizer.
     del trainer, model
     free_memory()
     if digest:
-        _store_result(stage, digest, outcome)
+        _store_result(stage, digest, outcome, best)
     this_process().wait()
 
 
@@ -255,7 +264,7 @@ def _checkpoints(stage: Stage) -> CheckpointStore:
     return CheckpointStore(stage.storage, f"{stage.folder}/{form}", stage.work, kept)
 
 
-def _store_result(stage: Stage, digest: str, outcome: Outcome) -> None:
+def _store_result(stage: Stage, digest: str, outcome: Outcome, best: str | None) -> None:
     from cosalign.training.weight_change import changed_share
 
     changed = changed_share(stage.start.path, stage.work / "model")
@@ -268,7 +277,7 @@ def _store_result(stage: Stage, digest: str, outcome: Outcome) -> None:
         kept_step=outcome.kept_step,
         skipped=outcome.skipped,
     )
-    result = StageResult(f"models/{digest}", digest, changed=changed, **asdict(outcome))
+    result = StageResult(f"models/{digest}", digest, changed=changed, best=best, **asdict(outcome))
     document = json.dumps(asdict(result), sort_keys=True).encode()
     stage.storage.write_bytes(stage.result_path, document)
 
@@ -296,14 +305,23 @@ def _with_references(stage: Stage, rows: Rows) -> Rows:
     return replace(rows, table=found)
 
 
-def _store_model(stage: Stage, model: Any, outcome: Outcome) -> str:
-    """Stores the model as ``models/<digest>`` and gives the digest."""
+def _store_best(stage: Stage, model: Any, outcome: Outcome) -> str:
+    """Stores the best model beside the one that the stage leaves, and gives its storage folder."""
+    step = int(outcome.dev["best"]["step"])
+    digest = _store_model(stage, model, replace(outcome, kept_step=step), "best")
+    shutil.rmtree(stage.work / "best")
+    log.info("best_model_stored", stage=stage.name, model=digest[:12], step=step)
+    return f"models/{digest}"
+
+
+def _store_model(stage: Stage, model: Any, outcome: Outcome, name: str = "model") -> str:
+    """Stores the model as ``models/<digest>``, by way of a local folder; gives the digest."""
     import torch
 
     from cosalign.training.rounding import round_at_random
     from cosalign.training.trainers import full_disk_named
 
-    folder = stage.work / "model"
+    folder = stage.work / name
     rounded = stage.name == "dpo" and stage.group.precision == "bf16"
     if rounded and stage.reference is not None:
         round_at_random(model, stage.fingerprint)
@@ -311,9 +329,9 @@ def _store_model(stage: Stage, model: Any, outcome: Outcome) -> str:
         model.to(torch.bfloat16 if rounded else torch.float32).save_pretrained(str(folder))
     # Byte for byte the base model's, so that the tokenizer's digest stays what it was; the exported
     # template is counted as the one it was made from.
-    for name in _COPIED:
-        if (stage.start.path / name).is_file():
-            shutil.copyfile(stage.start.path / name, folder / name)
+    for file in _COPIED:
+        if (stage.start.path / file).is_file():
+            shutil.copyfile(stage.start.path / file, folder / file)
     if not export_template(folder):
         log.warning("no_template_argument", stage=stage.name, start=stage.start.digest[:12])
     digest = resolve_model(str(folder), stage.cache).digest

@@ -43,7 +43,7 @@ class StageWatch:
         clock: When to save.
         sigterm: Whether to end.
         figures: Measures steps.
-        keep_best: Whether the best model by the development split is kept.
+        keep_best: Whether the best checkpoint by the development split is kept beside the last.
         background: Stores checkpoints beside the training.
         stopped: Whether training ended early, on request.
     """

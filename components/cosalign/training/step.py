@@ -253,6 +253,8 @@ def _report(
     name: str, rows: Rows, result: StageResult, context: StepContext, draft: ManifestDraft
 ) -> None:
     draft.models[name] = context.storage.uri_of(result.model)
+    if result.best is not None:
+        draft.models[f"{name}_best"] = context.storage.uri_of(result.best)
     draft.counts |= {
         f"{name}_rows": rows.table.num_rows,
         f"{name}_too_long": rows.too_long,

@@ -19,7 +19,8 @@ class SafeguardSettings(StrictModel):
         save_minutes: A checkpoint is also made in time for at most so many minutes of work to be
             lost; by steps alone where null.
         keep_checkpoints: How many of the last checkpoints are kept.
-        eval_steps: Steps between measurements on the development split; none where null.
+        eval_steps: Steps between measurements on the development split; none where null. The best
+            model by them is stored too, whichever the stage leaves.
         eval_rows: Rows of that split that are measured at most, a seeded choice.
         keep: Which model the stage leaves: the ``last``, as the paper, or the ``best`` by the loss
             on the development split.
