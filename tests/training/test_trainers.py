@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from cosalign.store.storage import open_storage
 from cosalign.training.reference_scorer import reference_pass
 
 pytestmark = pytest.mark.training
+
+COMPILES = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
 
 GROUP = TrainingGroup.model_validate(TRAINING)
 
@@ -49,8 +54,9 @@ def _dpo(tiny: ModelFolder, world: Encoded, folder: Path, **changes: object) -> 
     return dpo_trainer(tiny.path, replace(rows, table=found), group, folder, None)
 
 
-def _group(precision: str = "fp32", **dpo: object) -> TrainingGroup:
-    changed = {"precision": precision, "dpo": {**GROUP.dpo.model_dump(), **dpo}}
+def _group(precision: str = "fp32", compiled: bool = False, **dpo: object) -> TrainingGroup:
+    settings = {**GROUP.dpo.model_dump(), **dpo}
+    changed = {"precision": precision, "compile": compiled, "dpo": settings}
     return TrainingGroup.model_validate({**TRAINING, **changed})
 
 
@@ -106,10 +112,21 @@ def _dpo_oracle(policy: Any, reference: Any, rows: list[dict[str, Any]], beta: f
     return float(torch.stack(losses).mean())
 
 
-def test_the_dpo_loss_is_the_papers(tiny: ModelFolder, world: Encoded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=COMPILES)])
+def test_the_dpo_loss_is_the_papers(
+    compiled: bool,
+    tiny: ModelFolder,
+    world: Encoded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo import OptimizedModule
+
     from cosalign.training.whole_model import load_weights
 
-    trainer = _dpo(tiny, world, tmp_path)
+    # transformers asks accelerate for it by this variable, which must not outlive the test.
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+    trainer = _dpo(tiny, world, tmp_path, compiled=compiled)
     torch.manual_seed(1)
     with torch.no_grad():
         for weights in trainer.model.parameters():
@@ -120,7 +137,9 @@ def test_the_dpo_loss_is_the_papers(tiny: ModelFolder, world: Encoded, tmp_path:
     rows = {row["row"]: row for row in world.dpo.table.to_pylist()}
     batch = next(iter(trainer.get_train_dataloader()))
     wanted = [rows[number] for number in batch["rows"].tolist()]
-    loss = float(trainer.compute_loss(trainer.model, batch).detach())
+    model = trainer.accelerator.prepare(trainer.model)
+    assert isinstance(model, OptimizedModule) is compiled
+    loss = float(trainer.compute_loss(model, batch).detach())
     oracle = _dpo_oracle(policy.double(), reference.double(), wanted, GROUP.dpo.beta)
     assert abs(oracle - math.log(2)) > 0.01
     assert loss == pytest.approx(oracle, rel=1e-4)
