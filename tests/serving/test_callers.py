@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
+import aiohttp
 import httpx
 import jwt
 import pytest
@@ -15,14 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from tests.serving.world import PEPPER, Running, World, eventually, running
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.yaml_text import yaml_value
 from cosalign.serving.api_keys import key_fits, key_hash, key_id, new_key, read_pepper
-from cosalign.serving.tenants import parse_tenants
+from cosalign.serving.refusals import Refusal
+from cosalign.serving.tenants import IssuerEntry, parse_tenants
+from cosalign.serving.token_issuers import TokenChecker
 
 ISSUER, AUDIENCE = "https://login.example", "cosalign"
 
@@ -215,7 +219,7 @@ class Login:
         self.asked = 0
         self.published: dict[str, Any] = {"r": self.rsa, "e": self.curve}
 
-    def document(self) -> bytes:
+    def document(self, more: int = 0) -> bytes:
         keys = []
         for id_, key in self.published.items():
             kind: Any = jwt.algorithms.RSAAlgorithm if id_ != "e" else jwt.algorithms.ECAlgorithm
@@ -228,7 +232,8 @@ class Login:
                 "alg": "HS256",
             }
         )
-        return json.dumps({"keys": keys}).encode()
+        others = [{**keys[0], "kid": f"other {number}"} for number in range(more)]
+        return json.dumps({"keys": [*others, *keys]}).encode()
 
     def token(self, key: Any = None, alg: str = "RS256", kid: str = "r", **claims: Any) -> str:
         said = {"iss": ISSUER, "aud": AUDIENCE, "exp": time.time() + 600, "tenant": "bank"} | claims
@@ -331,6 +336,44 @@ def test_a_token_must_name_a_region_of_its_tenant(
 ) -> None:
     answer = asked_with(with_login, login.token(region=region))
     assert with_login.code(answer) == (403, "region_not_allowed")
+
+
+async def claims_by_keys_from(url: str, token: str) -> Any:
+    issuer = IssuerEntry(name="i", issuer=ISSUER, audience=AUDIENCE, jwks=url)
+    async with aiohttp.ClientSession() as http:
+        return (await TokenChecker(http).claims(token, {ISSUER: issuer}))[1]
+
+
+@pytest.mark.parametrize("more", [0, 500])
+def test_a_key_set_is_read_to_its_end_however_it_comes(login: Login, more: int) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        document = login.document(more)
+        yield document[:500]
+        await asyncio.sleep(0.05)
+        yield document[500:]
+
+    async def keys(_: Any) -> Response:
+        return StreamingResponse(pieces(), media_type="application/json")
+
+    with running(Starlette(routes=[Route("/keys", keys)])) as url:
+        said = asyncio.run(claims_by_keys_from(f"{url}/keys", login.token()))
+    assert said["tenant"] == "bank"
+
+
+def test_a_key_set_without_end_is_given_up(login: Login) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 65536
+            await asyncio.sleep(0)
+
+    async def keys(_: Any) -> Response:
+        return StreamingResponse(pieces(), media_type="application/json")
+
+    with (
+        running(Starlette(routes=[Route("/keys", keys)])) as url,
+        pytest.raises(Refusal, match="cannot be fetched"),
+    ):
+        asyncio.run(claims_by_keys_from(f"{url}/keys", login.token()))
 
 
 def test_invented_key_ids_make_the_gateway_ask_for_keys_no_more_often(

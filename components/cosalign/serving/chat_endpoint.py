@@ -42,6 +42,7 @@ from cosalign.serving.rate_limits import RateLimits
 from cosalign.serving.refusals import Refusal
 from cosalign.serving.settings import GatewaySettings
 from cosalign.serving.tenants import Caller
+from cosalign.serving.whole_body import TooLongError, whole_body
 
 LONGEST_WHOLE = 32 << 20
 OK, HUNG_UP = "ok", "hung_up"
@@ -156,12 +157,10 @@ class ChatEndpoint:
     async def _whole(
         self, work: Work, request: ChatRequest, found: ModelAnswer, send: Send
     ) -> None:
-        body = await found.response.content.read(LONGEST_WHOLE)
-        while not found.response.content.at_eof():
-            piece = await found.response.content.read(LONGEST_WHOLE)
-            body += piece
-            if len(body) > LONGEST_WHOLE:
-                raise Refusal("upstream_error", "the model server's answer is too large")
+        try:
+            body = await whole_body(found.response, LONGEST_WHOLE)
+        except TooLongError:
+            raise Refusal("upstream_error", "the model server's answer is too large") from None
         work.ready = time.perf_counter()
         form = self._form(work, request)
         written, work.answer_tokens = whole_answer(body, form, lambda: self._guard(work))

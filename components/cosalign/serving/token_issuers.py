@@ -25,6 +25,7 @@ from cosalign.domain.errors import ConfigError, CosalignError, TransientError
 from cosalign.runtime.logs import get_logger
 from cosalign.serving.refusals import Refusal
 from cosalign.serving.tenants import IssuerEntry
+from cosalign.serving.whole_body import TooLongError, whole_body
 from cosalign.store.storage import read_uri
 
 LONGEST_TOKEN = 8192
@@ -136,7 +137,9 @@ class TokenChecker:
             async with self._http.get(address, timeout=timeout, allow_redirects=False) as answer:
                 if answer.status != 200:  # noqa: PLR2004
                     raise TransientError(f"{address} answers {answer.status}")
-                return await answer.content.read(LONGEST_JWKS)
+                return await whole_body(answer, LONGEST_JWKS)
+        except TooLongError:
+            raise ConfigError(f"{address}: longer than {LONGEST_JWKS} bytes: no key set") from None
         except aiohttp.ClientError as problem:
             raise TransientError(f"{address}: {type(problem).__name__}") from None
 
