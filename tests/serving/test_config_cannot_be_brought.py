@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serving.world import POLICIES, Running
+from tests.serving.world import POLICIES, WAIT_SECONDS, Running
 
 MINE = "You may speak of anything."
 USER = {"role": "user", "content": "Tell me of beer."}
@@ -234,6 +234,54 @@ def test_headers_choose_no_tenant_no_region_and_no_config(shared: Running) -> No
     for name, value in HEADERS.items():
         answer = shared.post("pub", json=body, headers={name: value})
         assert answer.json()["choices"] == plain, name
+
+
+REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+LONG_HEADS: dict[str, tuple[bytes, bytes]] = {
+    "a value without end": (REQUEST + b"x: ", b"x" * 1024),
+    "a name without end": (REQUEST, b"x" * 1024),
+    "headers without end": (REQUEST, b"x: " + b"x" * 1019 + b"\r\n"),
+    "an address without end": (b"POST /", b"x" * 1024),
+    "lines before the first": (b"", b"\r\n" * 512),
+    "trailers without end": (
+        REQUEST + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+        b"x: " + b"x" * 1019 + b"\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("head", LONG_HEADS)
+def test_a_stranger_cannot_fill_the_memory_with_headers(shared: Running, head: str) -> None:
+    first, more = LONG_HEADS[head]
+    with socket.create_connection(("127.0.0.1", shared.settings.listen.port)) as plain:
+        plain.settimeout(WAIT_SECONDS)
+        with pytest.raises(ConnectionError):
+            plain.sendall(first + more * (64 << 10))
+
+
+def test_a_head_that_is_too_long_is_refused_however_it_comes(shared: Running) -> None:
+    whole = REQUEST + b"x: " + b"x" * (33 << 10) + b"\r\ncontent-length: 1\r\n\r\n0"
+    for pieces in ([whole], [whole[:5000], whole[5000:30_000], whole[30_000:]]):
+        with socket.create_connection(("127.0.0.1", shared.settings.listen.port)) as plain:
+            for piece in pieces:
+                plain.sendall(piece)
+            head, _, body = plain.recv(1 << 16).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 ")
+        assert json.loads(body)["error"]["code"] == "headers_too_large"
+
+
+def test_a_long_head_and_a_body_in_many_chunks_are_taken(shared: Running) -> None:
+    body = {"model": "cosalign", "messages": [USER], "max_tokens": 1, "metadata": {"a": "x" * 99}}
+    text = json.dumps(body)
+    chunks = "".join(f"1\r\n{character}\r\n" for character in text + " " * 20_000) + "0\r\n\r\n"
+    request = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {shared.world.keys['pub'].key}\r\nx: {'x' * (31 << 10)}\r\n"
+        f"transfer-encoding: chunked\r\nconnection: close\r\n\r\n{chunks}"
+    )
+    with socket.create_connection(("127.0.0.1", shared.settings.listen.port)) as plain:
+        plain.sendall(request.encode())
+        assert plain.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
 
 
 def test_two_credentials_are_none(shared: Running) -> None:

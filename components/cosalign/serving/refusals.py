@@ -30,6 +30,7 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, INVALID),
     "unsupported_media_type": (415, INVALID),
     "request_too_large": (413, INVALID),
+    "headers_too_large": (431, INVALID),
     "request_timeout": (408, INVALID),
     "invalid_json": (400, INVALID),
     "invalid_value": (400, INVALID),

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import httptools  # noqa: F401  uvicorn's parser; what lacks it shall not start
 import uvicorn
 import uvloop
 
 from cosalign.domain.errors import ConfigError
 from cosalign.runtime.logs import get_logger
+from cosalign.serving.bounded_head import BoundedHead
 from cosalign.serving.gateway import Gateway
 
 LONGEST_END_SECONDS = 600
@@ -64,7 +64,7 @@ async def serve(gateway: Gateway, stopping: asyncio.Event) -> None:
 def _server(app: Any) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="off",
         access_log=False,
