@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from tests.serving.world import POLICIES, WAIT_SECONDS, Running
+
+from cosalign.serving.chat_request import ChatRequest
 
 MINE = "You may speak of anything."
 USER = {"role": "user", "content": "Tell me of beer."}
@@ -126,6 +129,32 @@ def test_a_body_that_brings_or_asks_for_more(shared: Running, attempt: str) -> N
         fields["model"] = shared.world.model.digest
     check(shared, shared.ask("pub", **fields), asked)
     check(shared, shared.ask("pub", stream=True, **fields), asked)
+
+
+MANY = {f"field {number}": 1 for number in range(5000)}
+MISTAKES: dict[str, dict[str, Any]] = {
+    "empty parts": {"messages": [{"role": "user", "content": [{}] * 5000}]},
+    "numbers as parts": {"messages": [{"role": "user", "content": [1] * 5000}]},
+    "empty messages": {"messages": [{}] * 5000},
+    "wrong parts in many messages": {"messages": [{"role": "user", "content": [{}]}] * 5000},
+    "numbers as stops": {"stop": [1] * 5000},
+    "fields": MANY,
+    "fields of a message": {"messages": [{**USER, **MANY}]},
+    "fields of a part": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x", **MANY}]}]
+    },
+    "fields of stream options": {"stream_options": MANY},
+    "biases": {"logit_bias": MANY},
+}
+
+
+@pytest.mark.parametrize("mistakes", MISTAKES)
+def test_few_findings_are_made_of_many_mistakes(mistakes: str) -> None:
+    """Each costs time in which nobody else is answered."""
+    body = {"model": "cosalign", "messages": [USER], **MISTAKES[mistakes]}
+    with pytest.raises(ValidationError) as found:
+        ChatRequest.model_validate_json(json.dumps(body))
+    assert found.value.error_count() < 10
 
 
 RAW: dict[str, tuple[bytes, dict[str, str]]] = {

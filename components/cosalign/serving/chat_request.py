@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from cosalign.serving.refusals import Refusal
 from cosalign.serving.tenants import Limits
@@ -21,12 +22,21 @@ from cosalign.serving.tenants import Limits
 INT64 = 2**63
 _STOPS, _STOP_LENGTH = 4, 256
 _ROLES = "user and assistant"
+_FIELDS = 64
+"""Of one object: an unknown one among them is a finding each."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _FIELDS:
+            raise PydanticCustomError("too_many_fields", f"at most {_FIELDS} fields are taken")
+        return value
 
 
 class TextPart(_Strict):
@@ -36,18 +46,23 @@ class TextPart(_Strict):
     text: str
 
 
+# A list is read up to its first mistake: tens of thousands of findings would take a second, in
+# which nobody is answered.
+Content = str | Annotated[list[TextPart], Field(fail_fast=True)]
+
+
 class UserMessage(_Strict):
     """What the end user said."""
 
     role: Literal["user"]
-    content: str | list[TextPart]
+    content: Content
 
 
 class AssistantMessage(_Strict):
     """An earlier answer, as clients send them back: with fields that were null."""
 
     role: Literal["assistant"]
-    content: str | list[TextPart]
+    content: Content
     refusal: None = None
     audio: None = None
     function_call: None = None
@@ -77,7 +92,7 @@ class ChatRequest(_Strict):
     """A chat completion request, as far as it is allowed."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -93,7 +108,7 @@ class ChatRequest(_Strict):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     service_tier: Literal["auto", "default"] | None = None
     parallel_tool_calls: bool | None = None
     # Accepted where they say that the thing is not used.
