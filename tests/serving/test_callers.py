@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -24,8 +26,9 @@ from tests.serving.world import PEPPER, Running, World, eventually, running
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.yaml_text import yaml_value
 from cosalign.serving.api_keys import key_fits, key_hash, key_id, new_key, read_pepper
+from cosalign.serving.authentication import Authenticator
 from cosalign.serving.refusals import Refusal
-from cosalign.serving.tenants import IssuerEntry, parse_tenants
+from cosalign.serving.tenants import IssuerEntry, Tenants, parse_tenants
 from cosalign.serving.token_issuers import TokenChecker
 
 ISSUER, AUDIENCE = "https://login.example", "cosalign"
@@ -207,6 +210,30 @@ def test_keys_end_are_taken_back_and_tenants_suspended_while_it_runs(installatio
             eventually(lambda: found.ask("school").status_code == 401)
     finally:
         gateway.TENANTS_SECONDS = before
+
+
+def test_the_tenants_file_is_parsed_where_it_changed_and_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tenants.yaml"
+    parsed: list[bool] = []
+
+    def seen(text: str, source: str) -> Tenants:
+        parsed.append(threading.current_thread() is threading.main_thread())
+        return parse_tenants(text, source)
+
+    async def rounds() -> None:
+        async with aiohttp.ClientSession() as http:
+            authenticator = Authenticator(str(file), PEPPER, TokenChecker(http), 300)
+            for names in (["a"], ["a"], ["a", "b"], ["a", "b"], ["a"]):
+                tenants = [{"name": name, "regions": ["ie"]} for name in names]
+                file.write_text(yaml.safe_dump({"tenants": tenants}))
+                await authenticator.refresh()
+                assert authenticator.ready
+
+    monkeypatch.setattr("cosalign.serving.authentication.parse_tenants", seen)
+    asyncio.run(rounds())
+    assert parsed == [False, False, False]
 
 
 class Login:

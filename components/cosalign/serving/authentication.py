@@ -40,6 +40,7 @@ class Authenticator:
         self._tokens = tokens
         self._max_stale = max_stale_seconds
         self._tenants: Tenants | None = None
+        self._content: bytes | None = None
         self._read = 0.0
 
     @property
@@ -51,7 +52,11 @@ class Authenticator:
         """Reads the file again, and issuers' keys where it is time."""
         try:
             content = await asyncio.to_thread(read_uri, self._address)
-            self._tenants = parse_tenants(content.decode("utf-8", "replace"), self._address)
+            if content != self._content:
+                # Beside the event loop: a file of thousands of tenants takes seconds.
+                text = content.decode("utf-8", "replace")
+                self._tenants = await asyncio.to_thread(parse_tenants, text, self._address)
+                self._content = content
             self._read = time.monotonic()
         except (CosalignError, OSError) as problem:
             _log.error("tenants not read", reason=str(problem))

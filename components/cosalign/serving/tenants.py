@@ -151,9 +151,11 @@ class TenantsFile(StrictModel):
 
 
 def _distinct(kind: str, names: list[str]) -> None:
+    seen: set[str] = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise ValueError(f"{kind} {name!r} stands twice")
+        seen.add(name)
 
 
 @dataclass(frozen=True)
