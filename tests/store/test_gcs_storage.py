@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import RefreshError
 
 from cosalign.domain.errors import ConfigError, DataError, StorageError, StorageUnavailable
 from cosalign.store.storage import Storage, open_storage
@@ -85,6 +87,17 @@ def test_a_server_that_does_not_answer_is_worth_a_retry(
         attempts[operation]()
     assert problem.value.exit_code == 75
     assert not (tmp_path / "target").exists()
+
+
+def test_a_token_that_is_not_given_is_worth_a_retry(
+    unreachable: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RefreshError("the metadata server is not there")
+
+    monkeypatch.setattr(AnonymousCredentials, "before_request", refused)
+    with pytest.raises(StorageUnavailable, match=r"no access token was given \(RefreshError\)"):
+        unreachable.read_bytes("a")
 
 
 def test_a_deadline_that_is_no_number_is_refused(

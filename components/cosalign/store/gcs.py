@@ -198,7 +198,7 @@ class GcsStorage:
         """Turns the client's errors into ours, by what a retry could change."""
         import requests
         from google.api_core.exceptions import GoogleAPICallError, RetryError
-        from google.auth.exceptions import TransportError
+        from google.auth.exceptions import GoogleAuthError, TransportError
 
         where = self.uri_of(path)
         try:
@@ -208,6 +208,11 @@ class GcsStorage:
         except (RetryError, TransportError, requests.RequestException, ConnectionError) as problem:
             kind = type(problem).__name__
             raise StorageUnavailable(f"{where}: storage did not answer ({kind}); retry") from None
+        except GoogleAuthError as problem:
+            raise StorageUnavailable(
+                f"{where}: no access token was given ({type(problem).__name__}); retry, or check "
+                "the account's credentials"
+            ) from None
 
 
 def _stat(path: str, blob: Any) -> ObjectStat:
