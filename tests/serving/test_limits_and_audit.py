@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from bisect import bisect_left
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,13 +15,16 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.world import POLICIES, Running, World, eventually
+from tests.serving.world import POLICIES, WAIT_SECONDS, Running, World, eventually
 
+from cosalign.domain.errors import StorageError, StorageUnavailable
 from cosalign.domain.safety_config import parse_safety_config
 from cosalign.runtime.safety_config_files import known_taxonomies
 from cosalign.serving.rate_limits import RateLimits, request_burst
 from cosalign.serving.refusals import Refusal
 from cosalign.serving.tenants import Limits, TenantEntry
+from cosalign.store.local import LocalStorage
+from cosalign.store.storage import GenerationMismatch
 
 
 def tenant(**limits: int) -> TenantEntry:
@@ -158,6 +163,115 @@ def test_storage_that_takes_no_rows_holds_no_request_up(installation: World) -> 
         eventually(lambda: found.ask("pub").status_code == 200)
     answered = [row for row in rows(installation) if row["code"] == "ok"]
     assert len(answered) == len(installation.upstream.asked)
+
+
+class Writes:
+    """Writes of audit rows to a folder, in which a test may meddle; created, never replaced."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Callable[[], int]], int]
+    ) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.count = 0
+        write = LocalStorage.write_bytes
+
+        def meddled(
+            storage: LocalStorage, path: str, data: bytes, *, if_generation: int | None = None
+        ) -> int:
+            self.count += 1
+            self.begun.set()
+            if storage.stat(path) is not None and if_generation is None:
+                raise StorageError(f"{path}: access refused (403)")
+            return meddle(lambda: write(storage, path, data, if_generation=if_generation))
+
+        monkeypatch.setattr(LocalStorage, "write_bytes", meddled)
+
+
+def stored_once(installation: World, answers: list[httpx.Response]) -> bool:
+    found = sorted(row["request"] for row in rows(installation))
+    return found == sorted(answer.headers["x-request-id"] for answer in answers)
+
+
+def test_a_gateway_that_ends_loses_no_rows_that_are_being_written(
+    installation: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_is_slow(write: Callable[[], int]) -> int:
+        if writes.count == 1:
+            writes.go_on.wait(WAIT_SECONDS)
+        writes.go_on.set()
+        return write()
+
+    writes = Writes(monkeypatch, first_is_slow)
+    with installation.gateway() as found:
+        eventually(found.ready)
+        answers = [found.ask("pub")]
+        assert writes.begun.wait(WAIT_SECONDS)
+        answers += [found.ask("pub") for _ in range(5)]
+        # In the midst of ending.
+        threading.Timer(1, writes.go_on.set).start()
+    assert stored_once(installation, answers)
+
+
+@pytest.mark.parametrize("problem", [StorageUnavailable("x"), RuntimeError("x"), OSError("x")])
+def test_rows_outlive_whatever_the_storage_raises(
+    installation: World, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def third_works(write: Callable[[], int]) -> int:
+        if writes.count < 3:
+            raise problem
+        return write()
+
+    writes = Writes(monkeypatch, third_works)
+    with installation.gateway() as found:
+        eventually(found.ready)
+        answers = [found.ask("pub")]
+        eventually(lambda: stored_once(installation, answers), "the row was not written")
+        eventually(lambda: not found.gateway.audit.waiting)
+        assert not found.gateway.audit.lost
+
+
+@pytest.mark.parametrize("problem", [StorageUnavailable("x"), GenerationMismatch("x")])
+def test_a_write_that_arrived_and_failed_stops_no_other(
+    installation: World, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    """Objects may be created and not replaced, as an append-only account's grant has it."""
+
+    def first_fails_late(write: Callable[[], int]) -> int:
+        write()
+        if writes.count == 1:
+            raise problem
+        return 1
+
+    writes = Writes(monkeypatch, first_fails_late)
+    with installation.gateway() as found:
+        eventually(found.ready)
+        first = found.ask("pub").headers["x-request-id"]
+        eventually(lambda: rows(installation))
+        second = found.ask("pub").headers["x-request-id"]
+        eventually(lambda: not found.gateway.audit.waiting)
+    stored = [row["request"] for row in rows(installation)]
+    # What the storage says is there is not written again.
+    assert stored.count(first) == (1 if isinstance(problem, GenerationMismatch) else 2)
+    assert stored.count(second) == 1
+
+
+def test_rows_that_are_being_written_count_where_rows_are_required(
+    installation: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(write: Callable[[], int]) -> int:
+        writes.go_on.wait(WAIT_SECONDS)
+        return write()
+
+    writes = Writes(monkeypatch, hangs)
+    installation.settings["audit"] = {"required": True, "held_rows": 3}
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.ask("pub").status_code == 200
+        assert writes.begun.wait(WAIT_SECONDS)
+        assert [found.ask("pub").status_code for _ in range(2)] == [200, 200]
+        assert found.code(found.ask("pub")) == (503, "audit_unavailable")
+        writes.go_on.set()
+        eventually(lambda: found.ask("pub").status_code == 200)
 
 
 def test_metrics_count_by_tenant_config_and_code(installation: World) -> None:

@@ -4,6 +4,10 @@ Rows wait in memory and are written together as one JSON Lines object every few 
 thread, so that no request waits for storage. A crash loses the rows of those seconds. Where storage
 takes nothing, rows are held up to a bound; beyond it the oldest are let go and counted, or, where
 the settings say so, requests are refused until rows can be written again.
+
+Objects are only ever created, each attempt under a name of its own: that needs no more than the
+right to create. Of an attempt that failed nobody knows whether it arrived, so that a row may stand
+in two objects; its request id says so.
 """
 
 from __future__ import annotations
@@ -16,11 +20,10 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from cosalign.domain.errors import CosalignError
 from cosalign.runtime.logs import get_logger
 from cosalign.serving.refusals import Refusal
 from cosalign.serving.settings import AuditGroup
-from cosalign.store.storage import Storage
+from cosalign.store.storage import GenerationMismatch, Storage
 
 FOLDER = "audit/serving"
 _ROWS_A_FILE = 20_000
@@ -41,16 +44,21 @@ class AuditLog:
         self._folder = folder
         self._settings = settings
         self._rows: deque[dict[str, Any]] = deque()
+        self._being_stored = 0
         self._writing = asyncio.Lock()
         # A process of its own name: replicas never write one object.
         self._process = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-        self._files = 0
+        self._attempts = 0
         self.lost = 0
 
     @property
     def waiting(self) -> int:
         """Rows that are not stored yet."""
-        return len(self._rows)
+        return len(self._rows) + self._being_stored
+
+    @property
+    def _full(self) -> bool:
+        return self.waiting >= self._settings.held_rows
 
     def admit(self) -> None:
         """Refuses a request that could not be recorded.
@@ -58,7 +66,7 @@ class AuditLog:
         Raises:
             Refusal: Rows are required, and no more can be held.
         """
-        if self._settings.required and len(self._rows) >= self._settings.held_rows:
+        if self._settings.required and self._full:
             raise Refusal(
                 "audit_unavailable", "requests cannot be recorded now; try again", retry_after=10
             )
@@ -68,7 +76,7 @@ class AuditLog:
 
         Where rows are required none is let go: no more come than requests were admitted.
         """
-        if not self._settings.required and len(self._rows) >= self._settings.held_rows:
+        if not self._settings.required and self._full and self._rows:
             self._rows.popleft()
             self.lost += 1
         self._rows.append(row)
@@ -77,27 +85,36 @@ class AuditLog:
         """Stores rows for as long as the gateway lives."""
         while True:
             await asyncio.sleep(self._settings.seconds)
-            await self.flush()
+            # A write that has begun is not broken off where the gateway ends: its rows are nowhere
+            # else. The last flush waits for it.
+            await asyncio.shield(self.flush())
 
     async def flush(self) -> None:
         """Stores what waits; what cannot be stored goes on waiting."""
         async with self._writing:
             while self._rows:
                 rows = [self._rows.popleft() for _ in range(min(_ROWS_A_FILE, len(self._rows)))]
-                if not await self._stored(rows):
+                self._being_stored = len(rows)
+                stored = await self._stored(rows)
+                self._being_stored = 0
+                if not stored:
                     self._rows.extendleft(reversed(rows))
                     return
 
     async def _stored(self, rows: list[dict[str, Any]]) -> bool:
         day = f"{datetime.now(UTC):%Y-%m-%d}"
-        path = f"{self._folder}/{day}/{self._process}-{self._files:06d}.jsonl"
+        path = f"{self._folder}/{day}/{self._process}-{self._attempts:06d}.jsonl"
+        self._attempts += 1
         try:
             data = await asyncio.to_thread(_lines, rows)
-            await asyncio.to_thread(self._storage.write_bytes, path, data)
-        except (CosalignError, OSError) as problem:
-            _log.error("audit rows not stored", waiting=len(rows), reason=str(problem))
+            await asyncio.to_thread(self._storage.write_bytes, path, data, if_generation=0)
+        except GenerationMismatch:
+            # The client tries again by itself: the first time had arrived.
+            return True
+        except Exception as problem:  # noqa: BLE001  rows wait whatever the storage raises
+            kind = type(problem).__name__
+            _log.error("audit rows not stored", waiting=len(rows), error=kind, reason=str(problem))
             return False
-        self._files += 1
         return True
 
 
