@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +165,77 @@ def test_storage_that_takes_no_rows_holds_no_request_up(installation: World) -> 
         eventually(lambda: found.ask("pub").status_code == 200)
     answered = [row for row in rows(installation) if row["code"] == "ok"]
     assert len(answered) == len(installation.upstream.asked)
+
+
+def hang_up(found: Running, **fields: Any) -> None:
+    """Asks, and goes away once the model server is at work."""
+    body = {"model": "cosalign", "messages": [{"role": "user", "content": "Tell me of pubs."}]}
+    key, port = found.world.keys["pub"].key, found.settings.listen.port
+    request = httpx.Request(
+        "POST", f"{found.url}/v1/chat/completions", json=body | fields,
+        headers={"authorization": f"Bearer {key}"},
+    )  # fmt: skip
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        plain.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+        eventually(lambda: found.world.upstream.open == 1)
+        time.sleep(0.1)
+    eventually(lambda: found.world.upstream.open == 0)
+
+
+def test_hanging_up_does_not_escape_the_row_the_metrics_and_the_limits(
+    installation: World,
+) -> None:
+    installation.upstream.fault = lambda _: "hang"
+    installation.tenant("pub", ["ie"], limits={"tokens_per_minute": 10})
+    with installation.gateway() as found:
+        eventually(found.ready)
+        hang_up(found, max_tokens=5, n=2)
+        (row,) = eventually(lambda: rows(installation))
+        assert (row["code"], row["model"]) == ("hung_up", installation.model.digest)
+        assert row["prompt_tokens"] == len(installation.upstream.asked[0]["prompt"]) > 10
+        # Two answers; in a tenth of a second a server may have made more of each than was asked.
+        assert row["answer_tokens"] == 10
+        text = httpx.get(f"{found.admin}/metrics").text
+        assert f'kind="prompt",tenant="pub"}} {row["prompt_tokens"]}.0' in text
+        assert 'kind="answer",tenant="pub"} 10.0' in text
+        assert found.code(found.ask("pub")) == (429, "rate_limit_exceeded")
+
+
+def test_a_prompt_is_charged_when_it_is_sent(installation: World) -> None:
+    """Or many at once would pass before the first of them counts."""
+    installation.upstream.fault = lambda _: "hang"
+    installation.tenant("pub", ["ie"], limits={"tokens_per_minute": 10})
+    with installation.gateway() as found, ThreadPoolExecutor(1) as pool:
+        eventually(found.ready)
+        first = pool.submit(hang_up, found)
+        eventually(lambda: installation.upstream.asked)
+        assert found.code(found.ask("pub")) == (429, "rate_limit_exceeded")
+        first.result()
+
+
+def test_an_answer_that_does_not_come_in_time_counts_too(installation: World) -> None:
+    installation.upstream.fault = lambda _: "hang"
+    installation.settings["upstreams"] = {"total_seconds": 0.5}
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.code(found.ask("pub")) == (504, "upstream_timeout")
+        (row,) = eventually(lambda: rows(installation))
+    assert row["model"] == installation.model.digest
+    assert row["prompt_tokens"] == len(installation.upstream.asked[0]["prompt"])
+    assert row["answer_tokens"] == 4
+
+
+def test_what_no_server_took_is_not_charged(installation: World) -> None:
+    installation.upstream.fault = lambda _: 503
+    installation.tenant("pub", ["ie"], limits={"tokens_per_minute": 10})
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.code(found.ask("pub")) == (503, "overloaded")
+        (row,) = eventually(lambda: rows(installation))
+        assert (row["model"], row["prompt_tokens"], row["answer_tokens"]) == (None, 0, 0)
+        installation.upstream.fault = lambda _: None
+        assert found.ask("pub").status_code == 200
 
 
 class Writes:

@@ -8,9 +8,11 @@ asked of any model. What came of a request is counted and recorded once, whateve
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -36,7 +38,7 @@ from cosalign.serving.exchange import (
 )
 from cosalign.serving.leak_guard import LeakGuard
 from cosalign.serving.metrics import UNKNOWN, GatewayMetrics, short
-from cosalign.serving.model_requests import ModelAnswer, ModelRequests, failure
+from cosalign.serving.model_requests import Asked, ModelRequests, failure
 from cosalign.serving.prompts import Prompt
 from cosalign.serving.rate_limits import RateLimits
 from cosalign.serving.refusals import Refusal
@@ -46,6 +48,10 @@ from cosalign.serving.whole_body import TooLongError, whole_body
 
 LONGEST_WHOLE = 32 << 20
 OK, HUNG_UP = "ok", "hung_up"
+GIVEN_UP = (HUNG_UP, "upstream_timeout")
+"""Ends of a request of which a model server may have made much that nobody counted."""
+GUESSED_TOKENS_PER_SECOND = 100.0
+"""What such an answer counts for, up to its longest: a server makes some 25 to 100 for each."""
 _log = get_logger(__name__)
 
 
@@ -60,6 +66,8 @@ class Work:
     model: str | None = None
     prompt: Prompt | None = None
     stream: bool = False
+    choices: int = 1
+    longest: int = 0
     code: str = OK
     answer_tokens: int = 0
     sent: float = 0.0
@@ -79,6 +87,11 @@ class Work:
         if not self.passed_on:
             return None
         return self.sent - self.received + self.passed_on - self.ready
+
+    def guessed_tokens(self) -> int:
+        """About how many tokens a server made of an answer that was given up."""
+        made = math.ceil((time.perf_counter() - self.sent) * GUESSED_TOKENS_PER_SECOND)
+        return min(made, self.longest) * self.choices
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,8 @@ class ChatEndpoint:
         with self.limits.request(caller.tenant):
             body = await read_body(headers, receive, caller.tenant.limits.body_bytes)
             request = parse_chat_request(body, self.settings.model_name, caller.tenant.limits)
-            work.stream = bool(request.stream)
+            work.stream, work.choices = bool(request.stream), request.choices
+            work.longest = request.longest_answer(caller.tenant.limits.completion_tokens)
             named = caller.tenant.configs.get(caller.region)
             work.config = self.registry.find(caller.region, named)
             await _until_hung_up(self._answered(work, request, send), receive)
@@ -144,21 +158,31 @@ class ChatEndpoint:
         assert work.config is not None  # noqa: S101
         limits = work.caller.tenant.limits
         try:
-            async with self.models.answer(request, work.config, limits) as found:
-                work.begun, work.sent = time.perf_counter(), found.sent
-                work.model, work.prompt = found.model.digest, found.prompt
+            note = partial(self._note, work)
+            async with self.models.answer(request, work.config, limits, note) as response:
+                work.begun = time.perf_counter()
                 if request.stream:
-                    await self._streamed(work, request, found, send)
+                    await self._streamed(work, request, response, send)
                 else:
-                    await self._whole(work, request, found, send)
+                    await self._whole(work, request, response, send)
         except (aiohttp.ClientError, TimeoutError) as problem:
             raise failure(problem) from None
 
+    def _note(self, work: Work, asked: Asked | None) -> None:
+        """Charges for a prompt that a server is given, and for none that it left undone."""
+        before = work.prompt
+        if asked is None:
+            work.model, work.prompt = None, None
+        else:
+            work.model, work.prompt, work.sent = asked.model.digest, asked.prompt, asked.sent
+        if work.caller is not None:
+            self.limits.spend(work.caller.tenant, _length(work.prompt) - _length(before))
+
     async def _whole(
-        self, work: Work, request: ChatRequest, found: ModelAnswer, send: Send
+        self, work: Work, request: ChatRequest, response: aiohttp.ClientResponse, send: Send
     ) -> None:
         try:
-            body = await whole_body(found.response, LONGEST_WHOLE)
+            body = await whole_body(response, LONGEST_WHOLE)
         except TooLongError:
             raise Refusal("upstream_error", "the model server's answer is too large") from None
         work.ready = time.perf_counter()
@@ -169,14 +193,14 @@ class ChatEndpoint:
         work.passed_on = time.perf_counter()
 
     async def _streamed(
-        self, work: Work, request: ChatRequest, found: ModelAnswer, send: Send
+        self, work: Work, request: ChatRequest, response: aiohttp.ClientResponse, send: Send
     ) -> None:
         translator = StreamTranslator(
             self._form(work, request), lambda: self._guard(work), wants_usage=request.wants_usage
         )
         try:
             # What came together is passed on together.
-            async for data in found.response.content.iter_any():
+            async for data in response.content.iter_any():
                 work.ready = work.ready or time.perf_counter()
                 written = translator.feed(data)
                 if written:
@@ -210,9 +234,12 @@ class ChatEndpoint:
         labels = (tenant.name if tenant else UNKNOWN, config)
         metrics = self.metrics
         metrics.requests.labels(*labels, work.code).inc()
-        prompt_tokens = (work.prompt.tokens if work.prompt else 0) or 0
+        prompt_tokens = _length(work.prompt)
         if tenant is not None and work.prompt is not None:
-            self.limits.spend(tenant, prompt_tokens + work.answer_tokens)
+            # Of a stream its pieces were counted.
+            if work.code in GIVEN_UP and not work.stream:
+                work.answer_tokens = work.answer_tokens or work.guessed_tokens()
+            self.limits.spend(tenant, work.answer_tokens)
             metrics.tokens.labels(*labels, "prompt").inc(prompt_tokens)
             metrics.tokens.labels(*labels, "answer").inc(work.answer_tokens)
         if work.added_seconds is not None:
@@ -221,6 +248,10 @@ class ChatEndpoint:
         # Strangers are counted above and leave no rows: they could crowd out those of callers.
         if tenant is not None and work.code != "audit_unavailable":
             self.audit.record(_row(work, prompt_tokens))
+
+
+def _length(prompt: Prompt | None) -> int:
+    return (prompt.tokens if prompt else 0) or 0
 
 
 def _row(work: Work, prompt_tokens: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -53,20 +53,22 @@ class Unanswered(Enum):
 
 
 @dataclass(frozen=True)
-class ModelAnswer:
-    """An answer that has begun.
+class Asked:
+    """What a server was given to do.
 
     Attributes:
-        model: Who gives it.
-        prompt: What it was asked with.
-        response: The upstream's response; its status is 200.
-        sent: When it was asked, of the steady clock.
+        model: Who is asked.
+        prompt: What it is asked with.
+        sent: When, of the steady clock.
     """
 
     model: AnsweringModel
     prompt: Prompt
-    response: aiohttp.ClientResponse
     sent: float
+
+
+Note = Callable[[Asked | None], None]
+"""Told what a server was given, before it is; ``None`` once that server has left it undone."""
 
 
 class ModelRequests:
@@ -102,14 +104,15 @@ class ModelRequests:
 
     @asynccontextmanager
     async def answer(
-        self, request: ChatRequest, config: ServableConfig, limits: Limits
-    ) -> AsyncIterator[ModelAnswer]:
-        """Asks the model, and gives its answer once that has begun.
+        self, request: ChatRequest, config: ServableConfig, limits: Limits, note: Note
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Asks the model, and gives the server's response, of status 200, once it has begun.
 
         Args:
             request: What the caller wants.
             config: The config that applies.
             limits: The tenant's.
+            note: Told of each server that is asked.
 
         Raises:
             Refusal: The prompt is too long, no server could take it, or one refuses it.
@@ -122,18 +125,19 @@ class ModelRequests:
             check_length(prompt, limits, endpoint.models.get(model.served_name))
             body = upstream_body(model.served_name, prompt, request, limits)
             endpoint.in_flight += 1
-            sent = time.perf_counter()
+            note(Asked(model, prompt, time.perf_counter()))
             try:
                 response = await self._sent(endpoint, prompt.path, body)
                 if isinstance(response, aiohttp.ClientResponse):
                     try:
-                        yield ModelAnswer(model, prompt, response, sent)
+                        yield response
                         return
                     finally:
                         # Closed unless read to its end: a server notices, and stops generating.
                         response.release() if response.content.at_eof() else response.close()
             finally:
                 endpoint.in_flight -= 1
+            note(None)
             tried.append(endpoint)
             failures += response is Unanswered.FULL
             turns += response is Unanswered.BY_ANOTHER

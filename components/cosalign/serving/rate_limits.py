@@ -4,8 +4,8 @@ Token buckets, held in this process: with several replicas each allows that much
 would make the bound exact and add a round trip and a dependency to every request; the bound is
 there to keep one tenant from crowding out the others, for which the factor does not matter.
 
-Tokens of answers are only known afterwards, so the token bucket may go below zero and is refused
-until it has recovered.
+Tokens of a prompt are taken when a model server is asked. Those of its answer are only known
+afterwards, so the token bucket may go below zero and is refused until it has recovered.
 """
 
 from __future__ import annotations
