@@ -233,11 +233,18 @@ def test_a_model_server_that_says_nothing_is_given_up(installation: World) -> No
     installation.upstream.fault = lambda body: "hang" if body["seed"] == 1 else None
     with installation.gateway() as found:
         eventually(found.ready)
-        for stream in (False, True):
-            answer = found.ask("pub", seed=1, stream=stream)
-            assert found.code(answer) == (504, "upstream_timeout")
-        eventually(lambda: installation.upstream.hung_up == 2, "the model server was not told")
+        answer = found.ask("pub", seed=1, stream=True)
+        assert found.code(answer) == (504, "upstream_timeout")
+        eventually(lambda: installation.upstream.hung_up == 1, "the model server was not told")
         assert found.ask("pub").status_code == 200
+
+
+def test_a_whole_answer_has_the_time_of_a_whole_answer(installation: World) -> None:
+    installation.settings["upstreams"] = {"idle_seconds": 0.3}
+    installation.upstream.pace = 0.25
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert found.ask("pub", max_tokens=4).status_code == 200
 
 
 def test_without_a_model_server_nothing_is_answered(installation: World) -> None:

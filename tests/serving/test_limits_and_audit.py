@@ -220,6 +220,7 @@ def test_an_answer_that_does_not_come_in_time_counts_too(installation: World) ->
     with installation.gateway() as found:
         eventually(found.ready)
         assert found.code(found.ask("pub")) == (504, "upstream_timeout")
+        eventually(lambda: installation.upstream.hung_up == 1, "the model server was not told")
         (row,) = eventually(lambda: rows(installation))
     assert row["model"] == installation.model.digest
     assert row["prompt_tokens"] == len(installation.upstream.asked[0]["prompt"])

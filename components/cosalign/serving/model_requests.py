@@ -91,10 +91,11 @@ class ModelRequests:
         self._follower = follower
         self._pool = pool
         self._http = http
-        self._timeout = aiohttp.ClientTimeout(
-            total=settings.total_seconds,
-            sock_connect=settings.connect_seconds,
-            sock_read=settings.idle_seconds,
+        # A whole answer is silence until it is there.
+        total, connect = settings.total_seconds, settings.connect_seconds
+        self._of_whole = aiohttp.ClientTimeout(total=total, sock_connect=connect)
+        self._of_stream = aiohttp.ClientTimeout(
+            total=total, sock_connect=connect, sock_read=settings.idle_seconds
         )
 
     def active(self) -> AnsweringModel | None:
@@ -127,7 +128,8 @@ class ModelRequests:
             endpoint.in_flight += 1
             note(Asked(model, prompt, time.perf_counter()))
             try:
-                response = await self._sent(endpoint, prompt.path, body)
+                timeout = self._of_stream if request.stream else self._of_whole
+                response = await self._sent(endpoint, prompt.path, body, timeout)
                 if isinstance(response, aiohttp.ClientResponse):
                     try:
                         yield response
@@ -171,7 +173,7 @@ class ModelRequests:
         return None
 
     async def _sent(
-        self, endpoint: Endpoint, path: str, body: bytes
+        self, endpoint: Endpoint, path: str, body: bytes, timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse | Unanswered:
         """The response, once it has begun, or why another server should be asked."""
         try:
@@ -179,7 +181,7 @@ class ModelRequests:
                 endpoint.url + path,
                 data=body,
                 headers={"content-type": "application/json", **self._pool.headers},
-                timeout=self._timeout,
+                timeout=timeout,
                 allow_redirects=False,
             )
         except aiohttp.ConnectionTimeoutError:

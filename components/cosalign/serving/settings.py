@@ -95,8 +95,8 @@ class UpstreamsGroup(StrictModel):
         api_key_file: File with a bearer token for the servers.
         probe_seconds: How often each is asked what it serves.
         connect_seconds: Longest wait for a connection.
-        idle_seconds: Longest wait for the next piece of an answer, the first included.
-        total_seconds: Longest answer.
+        idle_seconds: Longest wait for the next piece of a stream, the first included.
+        total_seconds: Longest answer, a whole one or all of a stream.
     """
 
     urls: tuple[str, ...] = ()
