@@ -120,6 +120,11 @@ def rows(installation: World) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+def digest_of(installation: World, name: str) -> str:
+    text = (installation.configs / f"{name}.yaml").read_text()
+    return parse_safety_config(text, name, known_taxonomies()).digest
+
+
 def test_each_request_leaves_one_row_of_digests_and_no_text(installation: World) -> None:
     with installation.gateway() as found:
         eventually(found.ready)
@@ -129,12 +134,9 @@ def test_each_request_leaves_one_row_of_digests_and_no_text(installation: World)
         stranger = httpx.post(f"{found.url}/v1/chat/completions", json={})
     stored = {row["request"]: row for row in rows(installation)}
     assert len(stored) == 5
-    config = parse_safety_config(
-        (installation.configs / "pub-ie.yaml").read_text(), "x", known_taxonomies()
-    )
     row = stored[answers[0].headers["x-request-id"]]
     assert (row["tenant"], row["region"], row["code"]) == ("pub", "ie", "ok")
-    assert row["config"] == config.digest
+    assert row["config"] == digest_of(installation, "pub-ie")
     assert row["model"] == installation.model.digest
     assert row["credential"] == installation.keys["pub"].id
     assert row["answer_tokens"] == 4
@@ -167,8 +169,12 @@ def test_storage_that_takes_no_rows_holds_no_request_up(installation: World) -> 
     assert len(answered) == len(installation.upstream.asked)
 
 
-def hang_up(found: Running, **fields: Any) -> None:
-    """Asks, and goes away once the model server is at work."""
+def a_moment() -> None:
+    time.sleep(0.1)
+
+
+def hang_up(found: Running, meanwhile: Callable[[], object] = a_moment, **fields: Any) -> None:
+    """Asks, does something while the model server is at work, and goes away."""
     body = {"model": "cosalign", "messages": [{"role": "user", "content": "Tell me of pubs."}]}
     key, port = found.world.keys["pub"].key, found.settings.listen.port
     request = httpx.Request(
@@ -179,7 +185,7 @@ def hang_up(found: Running, **fields: Any) -> None:
     with socket.create_connection(("127.0.0.1", port)) as plain:
         plain.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
         eventually(lambda: found.world.upstream.open == 1)
-        time.sleep(0.1)
+        meanwhile()
     eventually(lambda: found.world.upstream.open == 0)
 
 
@@ -202,16 +208,29 @@ def test_hanging_up_does_not_escape_the_row_the_metrics_and_the_limits(
         assert found.code(found.ask("pub")) == (429, "rate_limit_exceeded")
 
 
+def test_metrics_say_how_many_requests_are_being_answered(installation: World) -> None:
+    def in_flight() -> float:
+        lines = httpx.get(f"{found.admin}/metrics").text.splitlines()
+        (line,) = (line for line in lines if line.startswith("cosalign_gateway_in_flight "))
+        return float(line.split()[1])
+
+    installation.upstream.fault = lambda _: "hang"
+    with installation.gateway() as found:
+        eventually(found.ready)
+        assert in_flight() == 0
+        hang_up(found, lambda: eventually(lambda: in_flight() == 1))
+        eventually(lambda: in_flight() == 0)
+
+
 def test_a_prompt_is_charged_when_it_is_sent(installation: World) -> None:
     """Or many at once would pass before the first of them counts."""
     installation.upstream.fault = lambda _: "hang"
     installation.tenant("pub", ["ie"], limits={"tokens_per_minute": 10})
-    with installation.gateway() as found, ThreadPoolExecutor(1) as pool:
+    with installation.gateway() as found:
         eventually(found.ready)
-        first = pool.submit(hang_up, found)
-        eventually(lambda: installation.upstream.asked)
-        assert found.code(found.ask("pub")) == (429, "rate_limit_exceeded")
-        first.result()
+        second: list[httpx.Response] = []
+        hang_up(found, lambda: second.append(found.ask("pub")))
+        assert found.code(second[0]) == (429, "rate_limit_exceeded")
 
 
 def test_an_answer_that_does_not_come_in_time_counts_too(installation: World) -> None:
@@ -364,7 +383,13 @@ def test_metrics_count_by_tenant_config_and_code(installation: World) -> None:
     by_code = {name: n for name, n in counted.items() if name.startswith(requests)}
     assert sum(n for name, n in by_code.items() if 'tenant="school"' in name) == 8
     assert any('code="role_not_allowed"' in name for name in by_code)
-    assert counted["cosalign_gateway_added_seconds_count"] == 9
+    added = {name: n for name, n in counted.items() if "_added_seconds_count" in name}
+    assert sorted(added.values()) == [1, 8]
+    for name, tenant in (("pub-ie", "pub"), ("school-no", "school")):
+        digest = digest_of(installation, name)[:12]
+        assert (
+            f'cosalign_gateway_added_seconds_count{{config="{digest}",tenant="{tenant}"}}' in added
+        )
     assert counted[f'cosalign_gateway_model{{digest="{installation.model.digest[:12]}"}}'] == 1
     tokens = sum(n for name, n in counted.items() if 'kind="answer"' in name and "_total" in name)
     assert tokens == 4 + 8 * 4

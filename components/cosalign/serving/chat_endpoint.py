@@ -243,7 +243,7 @@ class ChatEndpoint:
             metrics.tokens.labels(*labels, "prompt").inc(prompt_tokens)
             metrics.tokens.labels(*labels, "answer").inc(work.answer_tokens)
         if work.added_seconds is not None:
-            metrics.added.observe(work.added_seconds)
+            metrics.added.labels(*labels).observe(work.added_seconds)
             metrics.first_token.observe(work.begun - work.sent)
         # Strangers are counted above and leave no rows: they could crowd out those of callers.
         if tenant is not None and work.code != "audit_unavailable":

@@ -116,6 +116,7 @@ class Gateway:
             self.audit,
             self.metrics,
         )
+        self.metrics.in_flight.set_function(lambda: len(chat.running))
         routes = [
             Route("/v1/chat/completions", _Only(chat), methods=["POST"]),
             Route("/v1/models", self._list_models, methods=["GET"]),

@@ -30,7 +30,7 @@ class GatewayMetrics:
         )  # fmt: skip
         self.added = Histogram(
             "cosalign_gateway_added_seconds", "Time of a request that the gateway spent itself",
-            registry=self.registry, buckets=_ADDED,
+            by, registry=self.registry, buckets=_ADDED,
         )  # fmt: skip
         self.first_token = Histogram(
             "cosalign_gateway_upstream_first_byte_seconds",
