@@ -185,7 +185,9 @@ def test_wrong_keys_are_refused(shared: Running, wrong: str) -> None:
     assert key.key not in answer.text
 
 
-def test_keys_end_are_taken_back_and_tenants_suspended_while_it_runs(installation: World) -> None:
+def test_keys_end_are_taken_back_and_tenants_suspended_while_it_runs(
+    installation: World, capfd: pytest.CaptureFixture[str]
+) -> None:
     from cosalign.serving import gateway
 
     gateway.TENANTS_SECONDS, before = 0.05, gateway.TENANTS_SECONDS
@@ -203,7 +205,9 @@ def test_keys_end_are_taken_back_and_tenants_suspended_while_it_runs(installatio
             eventually(lambda: found.ask("pub").status_code == 403)
             assert found.code(found.ask("pub")) == (403, "tenant_suspended")
             # A file that is wrong leaves the one before in force.
+            capfd.readouterr()
             (installation.folder / "tenants.yaml").write_text("tenants: [")
+            eventually(lambda: "tenants not read" in "".join(capfd.readouterr()))
             assert found.ask("school").status_code == 200
             installation.tenants = installation.tenants[:1]
             installation.write_tenants()

@@ -17,11 +17,12 @@ from tests.serving.world import POLICIES, Running, eventually, free_port, world
 from cosalign.domain.run_config.engine import EngineGroup
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.safety_template import export_template
+from cosalign.serving.model_requests import upstream_body
 from cosalign.serving.model_server import start_model_server
 
 pytestmark = pytest.mark.vllm
 
-CONTEXT = 2048
+CONTEXT, LONGEST = 2048, 1600
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def served(
 ) -> Iterator[Running]:
     with world(tmp_path_factory.mktemp("served"), exported) as made:
         made.settings["upstreams"] = {"urls": [server_url]}
-        limits = {"prompt_tokens": 1024, "completion_tokens": 256}
+        limits = {"prompt_tokens": 256, "completion_tokens": LONGEST}
         for name, region in (("pub", "ie"), ("school", "no")):
             made.tenant(name, [region], limits=limits)
         with made.gateway() as found:
@@ -145,21 +146,39 @@ def test_no_attempt_gets_past_and_the_server_lives(served: Running, server_url: 
     assert httpx.get(f"{server_url}/health").is_success
 
 
-def test_a_caller_who_hangs_up_stops_the_generation(served: Running, server_url: str) -> None:
+def test_a_caller_who_hangs_up_stops_the_generation(
+    served: Running, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_end(*given: Any) -> bytes:
+        return json.dumps({**json.loads(upstream_body(*given)), "ignore_eos": True}).encode()
+
+    monkeypatch.setattr("cosalign.serving.model_requests.upstream_body", without_end)
+    eventually(lambda: running_requests(server_url) == 0)
+    finished = finished_requests(server_url)
     body = {"model": "cosalign", "messages": [{"role": "user", "content": "x"}],
-            "max_tokens": 256, "stream": True, "stop": ["never said"]}  # fmt: skip
+            "max_tokens": LONGEST, "stream": True}  # fmt: skip
     headers = {"authorization": f"Bearer {served.world.keys['pub'].key}"}
     url = f"{served.url}/v1/chat/completions"
     with httpx.stream("POST", url, json=body, headers=headers) as answer:
         next(answer.iter_lines())
+        eventually(lambda: running_requests(server_url) > 0)
     eventually(lambda: running_requests(server_url) == 0)
+    # Among them vLLM counts what came to its end, and not what was broken off.
+    assert finished_requests(server_url) == finished
     assert served.ask("pub").status_code == 200
 
 
 def running_requests(server_url: str) -> float:
+    return metric(server_url, "vllm:num_requests_running")
+
+
+def finished_requests(server_url: str) -> float:
+    return metric(server_url, "vllm:request_success_total")
+
+
+def metric(server_url: str, name: str) -> float:
     lines = httpx.get(f"{server_url}/metrics").text.splitlines()
-    named = [line for line in lines if line.startswith("vllm:num_requests_running")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in named)
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 def test_tokens_are_counted_as_the_server_counts_them(served: Running, tmp_path: Path) -> None:
