@@ -89,9 +89,11 @@ class ClusterDouble:
             assert train_job_problems(_without_server_fields(job)) == []
             self._event("MODIFIED", job)
 
-    def pod(self, job: str, phase: str, log: tuple[str, ...] = (), **status: Any) -> None:
-        """Adds or changes the one pod of a job's node."""
-        name = f"{job}-node-0-0"
+    def pod(
+        self, job: str, phase: str, log: tuple[str, ...] = (), node: int = 0, **status: Any
+    ) -> None:
+        """Adds or changes the one pod of one of a job's nodes."""
+        name = f"{job}-node-0-{node}"
         self.pods[name] = {
             "metadata": {"name": name, "labels": {"jobset.sigs.k8s.io/jobset-name": job}},
             "status": {"phase": phase, **status},

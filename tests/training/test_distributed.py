@@ -7,8 +7,12 @@ and an interrupted sharded run. World size, kind of distribution and shards are 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from tests.training.rank_figures import LORA, MICRO_BATCHES, figures, group_of, stage_of
 
-from cosalign.domain.errors import UserError
+from cosalign.domain.errors import TransientError, UserError
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.training.launch import launched, torchrun
@@ -132,3 +136,28 @@ def test_what_a_rank_meets_reaches_the_step(tiny: ModelFolder, tmp_path: Path) -
     with pytest.raises(UserError, match="another one than was ordered"):
         launched(stage, 2)
     assert not list((tmp_path / "out").rglob("order.*"))
+
+
+def test_a_rank_that_is_killed_ends_the_step_for_a_retry(tiny: ModelFolder, tmp_path: Path) -> None:
+    """The other one meets a broken connection, which is no defect of ours."""
+    group = group_of("full", 2, max_steps=4000, epochs=4000)
+    stage = stage_of(tiny.path, tmp_path, "sft", group)
+    stage.work.mkdir(parents=True)
+    killer = threading.Thread(target=_kill_second_rank, args=(tmp_path / "out",), daemon=True)
+    killer.start()
+    with pytest.raises(TransientError, match="last whole checkpoint is kept"):
+        launched(stage, 2)
+
+
+def _kill_second_rank(storage: Path) -> None:
+    while not list(storage.rglob("complete.json")):
+        time.sleep(0.1)
+    for process in _descendants(os.getpid()):
+        if b"\0RANK=1\0" in Path(f"/proc/{process}/environ").read_bytes():
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    found = [int(child) for each in children for child in each.read_text().split()]
+    return found + [deeper for child in found for deeper in _descendants(child)]

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pytest
 import yaml
 from tests.training.training_world import TRAINING, encoded
+from torch.distributed import DistBackendError, DistNetworkError
 
 from cosalign.domain.errors import (
+    EXIT_DEFECT,
     EXIT_RETRY,
     ConfigError,
     CosalignError,
@@ -27,8 +29,9 @@ from cosalign.domain.errors import (
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder
 from cosalign.store.storage import open_storage
-from cosalign.training.launch import accelerate_config, failure_of, processes_of, run_launcher
+from cosalign.training.launch import accelerate_config, processes_of, run_launcher
 from cosalign.training.model_shape import ModelShape
+from cosalign.training.rank_reports import PeerLost, failure_of, report_of
 from cosalign.training.ranks import Ranks
 from cosalign.training.recomputation import must_recompute, with_recomputation_decided
 from cosalign.training.reference import share_of
@@ -87,6 +90,44 @@ def test_a_rank_that_died_without_a_word_may_be_tried_again(tmp_path: Path) -> N
     found = failure_of(tmp_path, 1)
     assert found.exit_code == 75
     assert "without a word" in str(found)
+
+
+LOST = (
+    RuntimeError(
+        "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error "
+        "[127.0.0.1]:1: Connection reset by peer"
+    ),
+    DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited"),
+    DistNetworkError("Broken pipe"),
+)
+"""What ranks meet when another one is gone."""
+
+
+@pytest.mark.parametrize("problem", LOST)
+def test_a_rank_that_lost_another_may_be_tried_again(problem: Exception, tmp_path: Path) -> None:
+    (tmp_path / "0.json").write_bytes(report_of(problem))
+    found = failure_of(tmp_path, 1)
+    assert type(found) is PeerLost
+    assert found.exit_code == EXIT_RETRY
+    assert str(problem) in str(found)
+
+
+@pytest.mark.parametrize("problem", LOST)
+def test_what_the_lost_rank_met_itself_is_told_whoever_wrote_first(
+    problem: Exception, tmp_path: Path
+) -> None:
+    (tmp_path / "0.json").write_bytes(report_of(problem))
+    (tmp_path / "1.json").write_bytes(report_of(UserError("the loss is not finite")))
+    with pytest.raises(UserError, match="the loss is not finite"):
+        raise failure_of(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("shapes differ"), DistBackendError("NCCL error, ncclInvalidUsage")]
+)
+def test_a_defect_is_no_lost_rank(problem: Exception, tmp_path: Path) -> None:
+    (tmp_path / "0.json").write_bytes(report_of(problem))
+    assert failure_of(tmp_path, 1).exit_code == EXIT_DEFECT
 
 
 def test_a_batch_that_gpus_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tests.training.trainjob_schema import train_job_problems
 from cosalign.domain.errors import ConfigError, CosalignError, TransientError, UserError
 from cosalign.domain.run_config.train_job import TrainJobSettings
 from cosalign.runtime.kubernetes_api import KubernetesApi
+from cosalign.training.rank_reports import PeerLost
 from cosalign.training.train_job import Left, Waiting, run_train_job
 from cosalign.training.train_job_object import TrainJobOrder, train_job
 
@@ -315,6 +316,27 @@ def test_what_a_rank_reported_comes_before_what_its_pod_shows(server: ClusterDou
         run(server, reported=UserError("the loss is not finite"))
 
 
+@pytest.mark.parametrize(
+    ("pod", "kind", "said"),
+    [
+        (_terminated(137, "OOMKilled"), UserError, "ran out of memory"),
+        ({"reason": "Evicted"}, TransientError, "taken away"),
+        (_terminated(137), PeerLost, "connection reset"),
+    ],
+)
+def test_a_report_of_a_lost_rank_comes_after_what_the_lost_pod_shows(
+    server: ClusterDouble, pod: dict[str, Any], kind: type[CosalignError], said: str
+) -> None:
+    def script(name: str) -> None:
+        server.pod(name, "Failed", node=0, **_terminated(1))
+        server.pod(name, "Failed", node=1, **pod)
+        server.condition(name, "Failed", reason="JobsFailed")
+
+    server.script = script
+    with pytest.raises(kind, match=said):
+        run(server, reported=PeerLost("connection reset"))
+
+
 def test_a_job_that_fails_without_a_trace_may_be_retried(server: ClusterDouble) -> None:
     _fails(server)
     with pytest.raises(TransientError, match="JobsFailed: told"):
@@ -412,6 +434,7 @@ import sys
 from pathlib import Path
 from cosalign.runtime.kubernetes_api import Cluster
 from tests.training.test_train_job import ORDER, SETTINGS
+from cosalign.training.rank_reports import PeerLost
 from cosalign.training.train_job import Left, Waiting, run_train_job
 cluster = Cluster(sys.argv[1], "region-tests", Path(sys.argv[2]), None)
 left = Left(lambda: False, lambda: None)

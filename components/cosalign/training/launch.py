@@ -8,26 +8,18 @@ what it does before and after (joining, encoding, reporting) is done once.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cosalign.domain.errors import (
-    EXIT_RETRY,
-    EXIT_USER,
-    ConfigError,
-    CosalignError,
-    TransientError,
-    UserError,
-)
+from cosalign.domain.errors import EXIT_RETRY, ConfigError
 from cosalign.domain.yaml_text import dump_yaml
 from cosalign.runtime.logs import get_logger
 from cosalign.training.rank import end_with_parent
+from cosalign.training.rank_reports import failure_of
 from cosalign.training.stage_order import withdraw_order, write_order
 
 if TYPE_CHECKING:
@@ -183,21 +175,3 @@ class _Terminations:
         self.came = True
         if self._process is not None:
             self._process.send_signal(number)
-
-
-def failure_of(reports: Path, code: int) -> CosalignError:
-    """The first failure that a rank wrote down, as an error of its kind.
-
-    Args:
-        reports: The folder that ranks write to.
-        code: The launcher's exit code.
-    """
-    found = [json.loads(path.read_bytes()) for path in reports.glob("*.json")]
-    if not found:
-        return TransientError(
-            f"a training process died without a word (launcher's exit code {code}), by a signal "
-            "or for want of memory; the last whole checkpoint is kept, run again to go on"
-        )
-    first = min(found, key=lambda report: int(report["time"]))
-    kinds = {EXIT_USER: UserError, EXIT_RETRY: TransientError}
-    return kinds.get(first["exit_code"], CosalignError)(first["message"])

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import signal
 import sys
-import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosalign.domain.errors import EXIT_DEFECT, CosalignError
+from cosalign.domain.errors import CosalignError
 from cosalign.runtime.exit_codes import run_and_exit_code
 from cosalign.runtime.logs import configure_logs, get_logger
 from cosalign.store.storage import open_storage
+from cosalign.training.rank_reports import report_of
 
 REPORTS = "reports"
 """Folder of failures below a stage's, where the step that started the ranks is elsewhere."""
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _train(asked)
         except Exception as problem:
             if asked.reports:
-                (asked.reports / f"{rank}.json").write_bytes(_report(problem))
+                (asked.reports / f"{rank}.json").write_bytes(report_of(problem))
             if asked.store_reports:
                 _store_report(asked, rank, problem)
             raise
@@ -66,21 +64,11 @@ def _train(asked: argparse.Namespace) -> None:
     train_stage(stage)
 
 
-def _report(problem: Exception) -> bytes:
-    known = isinstance(problem, CosalignError)
-    document = {
-        "time": time.time_ns(),
-        "exit_code": problem.exit_code if isinstance(problem, CosalignError) else EXIT_DEFECT,
-        "message": str(problem) if known else traceback.format_exception_only(problem)[-1].strip(),
-    }
-    return json.dumps(document).encode()
-
-
 def _store_report(asked: argparse.Namespace, rank: int, problem: Exception) -> None:
     """For a step on another machine; a storage that fails must not hide what went wrong first."""
     try:
         path = f"{asked.folder}/{REPORTS}/{rank}.json"
-        open_storage(asked.storage).write_bytes(path, _report(problem))
+        open_storage(asked.storage).write_bytes(path, report_of(problem))
     except CosalignError as second:
         get_logger(__name__).warning("no_report_stored", reason=type(second).__name__)
 

@@ -11,8 +11,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cosalign.domain.errors import ConfigError, CosalignError, UserError
-from cosalign.training.launch import failure_of
 from cosalign.training.rank import REPORTS
+from cosalign.training.rank_reports import failure_of
 from cosalign.training.stage_order import withdraw_order, write_order
 from cosalign.training.train_job import Left, run_train_job
 from cosalign.training.train_job_object import TrainJobOrder

@@ -10,6 +10,8 @@ in the opposite order, and each becomes the error that a person would have got i
     evicted, preempted, the node shut down          exit 75
     a container's exit code 2, 75 or 70             the same
     anything else (a signal, a lost node)           exit 75: checkpoints are kept
+
+A rank that only lost another one does not know why: what pods show comes before its report.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from cosalign.domain.errors import (
     TransientError,
     UserError,
 )
+from cosalign.training.rank_reports import PeerLost
 
 Object = dict[str, Any]
 Phase = Literal["waiting", "running", "complete", "failed"]
@@ -42,6 +45,10 @@ _NEVER_STARTS = frozenset(
         "InvalidImageName",
     }
 )
+
+
+class _UnclearEnd(TransientError):
+    """A container ended by a code that does not say why."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +94,17 @@ def job_failure(state: JobState, pods: list[Object], reported: CosalignError | N
         pods: Its pods, as far as they are still there.
         reported: What a rank left in storage.
     """
-    if reported is not None:
+    if reported is not None and not isinstance(reported, PeerLost):
         return reported
     if state.reason == "DeadlineExceeded":
         return UserError(
             "the TrainJob ran longer than training.train_job.timeout_hours and was ended; its last "
             "checkpoint is kept. Raise the time-out and run again to go on"
         )
-    for pod in pods:
-        problem = _pod_failure(pod)
+    problems = [problem for pod in pods if (problem := _pod_failure(pod)) is not None]
+    # Where one pod was lost the others failed by that, with the launcher's exit code.
+    telling = [problem for problem in problems if not isinstance(problem, _UnclearEnd)]
+    for problem in (*telling, reported, *problems):
         if problem is not None:
             return problem
     why = ": ".join(part for part in (state.reason, state.message) if part) or "no reason given"
@@ -131,7 +140,7 @@ def _container_failure(pod: str, ended: Object) -> Exception:
             "runtime's), train on more nodes, or lower micro_batch_size"
         )
     kinds = {EXIT_USER: UserError, EXIT_RETRY: TransientError, EXIT_DEFECT: CosalignError}
-    kind = kinds.get(code, TransientError)
+    kind = kinds.get(code, _UnclearEnd)
     advice = "" if code in kinds else "; the last whole checkpoint is kept, run again to go on"
     return kind(f"{pod} ended with exit code {code}; its log says why{advice}")
 
