@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from tests.training.stage_process import run_observed, stage_of
 from tests.training.training_world import SETTINGS, TRAINING, remote_storage
+from torch import OutOfMemoryError
 
-from cosalign.domain.errors import StorageError
+from cosalign.domain.errors import ConfigError, StorageError
 from cosalign.domain.run_config import TrainingGroup
 from cosalign.inference.models import ModelFolder, resolve_model
 from cosalign.inference.safety_template import own_template
@@ -112,6 +113,18 @@ def test_resumes_from_remote_storage_on_another_machine(tiny: ModelFolder, tmp_p
     assert seen == order[2 * MICRO_BATCHES_A_STEP :]
     left = [p for p in (tmp_path / "first/cache/training").rglob("*") if p.is_file()]
     assert left == []
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_full_gpu_names_the_setting_to_change(
+    stage: str, tiny: ModelFolder, tmp_path: Path
+) -> None:
+    def full(_rows: list[int]) -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    with pytest.raises(ConfigError, match=rf"training\.{stage}\.micro_batch_size") as told:
+        run_stage(stage_of(tiny.path, tmp_path, stage, full))
+    assert "Tried to allocate 2.00 GiB" in str(told.value)
 
 
 class FullBucket:

@@ -219,7 +219,12 @@ def _stored_result(stage: Stage) -> StageResult | None:
 
 
 def train_stage(stage: Stage) -> None:
-    """Trains as one of the processes that do; the first of them stores model and result."""
+    """Trains as one of the processes that do; the first of them stores model and result.
+
+    Raises:
+        ConfigError: The memory of a GPU does not suffice.
+    """
+    from cosalign.training.out_of_memory import lack_of_memory_named
     from cosalign.training.ranks import this_process
     from cosalign.training.resuming import best_beside, train
     from cosalign.training.stage_history import StageHistory
@@ -227,7 +232,7 @@ def train_stage(stage: Stage) -> None:
 
     stage = _recomputing_where_needed(stage)
     checkpoints = _checkpoints(stage)
-    with quiet_libraries():
+    with quiet_libraries(), lack_of_memory_named(stage.name):
         trainer = stage_trainer(stage, checkpoints.folder)
         history = StageHistory(stage.storage, f"{stage.folder}/{HISTORY}")
         model = train(trainer, stage, checkpoints, history)
