@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.training.training_world import remote_storage
 
-from cosalign.domain.errors import EXIT_RETRY, StorageUnavailable
+from cosalign.domain.errors import EXIT_RETRY, CosalignError, StorageUnavailable
 from cosalign.store.storage import open_storage
 from cosalign.training.checkpoints import COMPLETE, CheckpointStore
 
@@ -204,3 +205,45 @@ def test_two_writers_leave_no_mixture(kind: str, tmp_path: Path) -> None:
     found = _store(tmp_path, kind, "third").newest()
     assert found is not None
     assert (found / "optimizer.pt").read_bytes() == b"state of 4, as another wrote it"
+
+
+def _two_nodes(tmp_path: Path, step: int, second: bytes = b"shard 1") -> CheckpointStore:
+    """Two machines whose ranks wrote a checkpoint; gives the store of a third."""
+    storage = remote_storage(tmp_path / "storage")
+    parts: list[dict[str, str]] = []
+
+    def on_second(work: Callable[[], dict[str, str]]) -> None:
+        parts.append(work())
+
+    def on_first(work: Callable[[], dict[str, str]]) -> list[dict[str, str]]:
+        return [work(), *parts]
+
+    one = CheckpointStore(storage, PREFIX, tmp_path / "one", together=on_first)
+    other = CheckpointStore(storage, PREFIX, tmp_path / "other", together=on_second)
+    for store, name, content in ((one, "0", b"shard 0"), (other, "1", second)):
+        folder = store.folder / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / f"shard-{name}").write_bytes(content)
+        (folder / "both").write_bytes(content[:5] if second == b"shard 1" else content)
+    other.publish(step)
+    assert not list(other.folder.glob("checkpoint-*"))
+    one.publish(step)
+    return CheckpointStore(storage, PREFIX, tmp_path / "third")
+
+
+def test_what_two_nodes_wrote_is_one_checkpoint(tmp_path: Path) -> None:
+    found = _two_nodes(tmp_path, 2).newest()
+    assert found is not None
+    assert {p.name for p in found.iterdir()} == {"shard-0", "shard-1", "both", COMPLETE}
+
+
+def test_a_checkpoint_without_one_nodes_files_is_passed_over(tmp_path: Path) -> None:
+    third = _two_nodes(tmp_path, 2)
+    (_stored(tmp_path, 2) / "shard-1").unlink()
+    assert third.newest() is None
+
+
+def test_a_file_that_two_nodes_wrote_otherwise_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CosalignError, match="two nodes wrote a file both"):
+        _two_nodes(tmp_path, 2, second=b"another")
+    assert not (_stored(tmp_path, 2) / COMPLETE).exists()

@@ -10,7 +10,8 @@ beside the last. One whose best is lost is passed over too: going on from it wou
 model than an undisturbed run.
 
 Where storage is a local folder the trainer writes straight into it, so nothing is copied. A remote
-one gets an upload after each save, and the newest is fetched on start.
+one gets an upload after each save, and the newest is fetched on start. On several nodes each one
+uploads the files that its ranks wrote, and the first writes the marker once all have.
 
 They lie below the stage's fingerprint and not in the step's folder: a changed DPO setting must not
 orphan a half-done SFT.
@@ -22,11 +23,12 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosalign.domain.errors import DataError, StorageUnavailable
+from cosalign.domain.errors import CosalignError, DataError, StorageUnavailable
 from cosalign.runtime.logs import get_logger
 from cosalign.store.storage import tree_files
 
@@ -36,7 +38,14 @@ if TYPE_CHECKING:
 COMPLETE = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
+Together = Callable[[Callable[[], dict[str, str]]], list[dict[str, str]] | None]
+
 log = get_logger(__name__)
+
+
+def alone(work: Callable[[], dict[str, str]]) -> list[dict[str, str]]:
+    """The work of one node, which is all of it."""
+    return [work()]
 
 
 @dataclass(frozen=True)
@@ -55,32 +64,62 @@ class CheckpointStore:
         prefix: The folder in it.
         work: A local folder, used where storage is remote.
         kept: How many of the last are kept.
+        together: Does a piece of work on each node that has files, and gives the first what came of
+            it on each, the others ``None``; as :meth:`cosalign.training.nodes.Nodes.together`.
     """
 
-    def __init__(self, storage: Storage, prefix: str, work: Path, kept: int = 2) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        prefix: str,
+        work: Path,
+        kept: int = 2,
+        together: Together = alone,
+    ) -> None:
         self._storage = storage
         self._prefix = prefix
         self._kept = kept
+        self._together = together
         self._local = storage.local_path(prefix)
         self.folder = self._local or work / "checkpoints"
 
     def publish(self, step: int, best: int | None = None) -> None:
         """Makes a checkpoint that the trainer has just written count, and drops old ones.
 
+        On several nodes all have to call it, each with its own files.
+
         Args:
             step: Its step.
             best: The step of the best checkpoint so far, where a best one is kept.
+
+        Raises:
+            CosalignError: It could not be stored, here or on another node.
         """
-        source = self.folder / _name(step)
-        (source / COMPLETE).unlink(missing_ok=True)
-        digests = {file: file_sha256(source / file) for file in tree_files(source)}
-        if self._local is None:
-            self._storage.upload_tree(source, self._path(step))
+        parts = self._together(lambda: self._stored_part(step))
+        if parts is None:
+            self._forget_until(step)
+            return
+        digests = _merged(parts)
         document = {"step": step, "best": best, "files": digests}
         self._storage.write_bytes(
             f"{self._path(step)}/{COMPLETE}", json.dumps(document, sort_keys=True).encode()
         )
         self._drop_before(step)
+
+    def _forget_until(self, step: int) -> None:
+        """Another node than the first needs no files once they are stored: it goes on from all."""
+        for folder in self.folder.glob("checkpoint-*"):
+            if self._local is None and step_of(folder) <= step:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _stored_part(self, step: int) -> dict[str, str]:
+        """Digests of what this node's ranks wrote, once it is in storage."""
+        source = self.folder_of(step)
+        (source / COMPLETE).unlink(missing_ok=True)
+        digests = {file: file_sha256(source / file) for file in tree_files(source)}
+        if self._local is None:
+            self._storage.upload_tree(source, self._path(step))
+        return digests
 
     def newest(self) -> Path | None:
         """The newest checkpoint that can be gone on from, fetched; ``None`` without one.
@@ -114,6 +153,15 @@ class CheckpointStore:
                 "retry makes it again"
             )
         return folder
+
+    def fetch_once(self, step: int) -> Path:
+        """As :meth:`fetch`, for a node whose folder another node may have filled already."""
+        marker, folder = self._marker(step), self.folder_of(step)
+        return folder if marker is not None and _is_whole(folder, marker) else self.fetch(step)
+
+    def folder_of(self, step: int) -> Path:
+        """Where a checkpoint lies on this node, or would."""
+        return self.folder / _name(step)
 
     def clear(self) -> None:
         """Removes all of them; called once the stage's model is stored."""
@@ -158,7 +206,7 @@ class CheckpointStore:
         return set(best.files) <= present
 
     def _fetched(self, step: int) -> Path:
-        folder = self.folder / _name(step)
+        folder = self.folder_of(step)
         if self._local is None:
             shutil.rmtree(folder, ignore_errors=True)
             self._storage.download_tree(self._path(step), folder)
@@ -182,7 +230,21 @@ class CheckpointStore:
         self._storage.delete(f"{self._path(step)}/{COMPLETE}")
         for stat in self._storage.list(self._path(step)):
             self._storage.delete(stat.path)
-        shutil.rmtree(self.folder / _name(step), ignore_errors=True)
+        shutil.rmtree(self.folder_of(step), ignore_errors=True)
+
+
+def _merged(parts: list[dict[str, str]]) -> dict[str, str]:
+    """The digests of all nodes' files."""
+    merged: dict[str, str] = {}
+    for file, digest in (item for part in parts for item in part.items()):
+        if merged.setdefault(file, digest) != digest:
+            raise CosalignError(f"two nodes wrote a file {file}, and not the same; it is a defect")
+    return merged
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _name(step: int) -> str:

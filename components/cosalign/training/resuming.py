@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
-from cosalign.training.checkpoints import CheckpointStore
+from cosalign.training.checkpoints import CheckpointStore, step_of
 from cosalign.training.dev_split import OwedMeasurement, measurement_is_owed
 from cosalign.training.planner import checkpoint_bytes
 from cosalign.training.preemption import Preempted, SigtermWatch
@@ -41,7 +41,7 @@ def train(trainer: Any, stage: Stage, checkpoints: CheckpointStore, history: Sta
     require_world(trainer.accelerator, stage.group, ranks.world)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(ShardingProof(shards(stage.group, ranks)))
-    newest = ranks.agreed(checkpoints.newest() if ranks.first else None)
+    newest = _newest_on_this_node(checkpoints)
     finished = newest is not None and _restored_finished(trainer, newest)
     if not finished:
         watch = _watch(trainer, stage, checkpoints, history)
@@ -56,6 +56,19 @@ def train(trainer: Any, stage: Stage, checkpoints: CheckpointStore, history: Sta
     if kept is None:
         return gathered_model(trainer, stage.start.path, stage.group)
     return checkpoint_model(kept, stage.start.path, stage.group) if ranks.first else None
+
+
+def _newest_on_this_node(checkpoints: CheckpointStore) -> Path | None:
+    """The newest whole checkpoint: the first rank says which, and each node fetches it."""
+    ranks = this_process()
+    found = checkpoints.newest() if ranks.first else None
+    step = ranks.agreed(None if found is None else step_of(found))
+    if step is None:
+        return None
+    if ranks.first_of_node and not ranks.first:
+        checkpoints.fetch_once(step)
+    ranks.wait()
+    return checkpoints.folder_of(step)
 
 
 def _watch(

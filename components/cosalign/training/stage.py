@@ -261,12 +261,14 @@ def _recomputing_where_needed(stage: Stage) -> Stage:
 
 def _checkpoints(stage: Stage) -> CheckpointStore:
     """Sharded checkpoints are of another form, and no start for a whole model, nor the reverse."""
+    from cosalign.training.nodes import Nodes
     from cosalign.training.ranks import this_process
     from cosalign.training.world import shards
 
-    form = "checkpoints/sharded" if shards(stage.group, this_process()) else "checkpoints"
-    kept = stage.settings.keep_checkpoints
-    return CheckpointStore(stage.storage, f"{stage.folder}/{form}", stage.work, kept)
+    ranks, kept = this_process(), stage.settings.keep_checkpoints
+    form = "checkpoints/sharded" if shards(stage.group, ranks) else "checkpoints"
+    prefix, together = f"{stage.folder}/{form}", Nodes(ranks).together
+    return CheckpointStore(stage.storage, prefix, stage.work, kept, together)
 
 
 def _store_result(stage: Stage, digest: str, outcome: Outcome, best: str | None) -> None:

@@ -139,6 +139,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
         if ranks.first:
             _require_weights(Path(args.output_dir) / f"checkpoint-{step}", model)
             watch.history.saved(step)
+        if ranks.first_of_node:
             entries = list(state.log_history)
             watch.background.start(lambda: self._store(step, best, entries))
             if watch.stopped or step >= state.max_steps:
@@ -149,6 +150,8 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]
 
     def _store(self, step: int, best: int | None, entries: list[dict[str, Any]]) -> None:
         self._watch.checkpoints.publish(step, best)
+        if not this_process().first:
+            return
         self._watch.history.write(entries)
         log.info("checkpoint_stored", stage=self._watch.stage, step=step)
 
