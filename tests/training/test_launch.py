@@ -183,7 +183,7 @@ def test_how_a_stage_is_computed_is_no_part_of_what_it_is(
 def test_activations_are_recomputed_where_memory_asks_for_it(
     gpus: int, memory: float, length: int, needed: bool
 ) -> None:
-    """Llama-3.1-8B: 22 GiB of states a GPU on four, and some 4 MiB of activations a token."""
+    """Llama-3.1-8B: 22 GiB of states a GPU on four, and some 8 MiB of activations a token."""
     shape = ModelShape(4096, 14336, 32, 4096, 1024, 128_256, tied=False)
     stage = {"batch_size": 32, "micro_batch_size": 2, "max_length": length}
     group = _group(sft=stage, dpo=stage, precision="bf16")

@@ -77,13 +77,37 @@ def test_the_papers_dpo_epoch_takes_about_an_hour_at_the_limit() -> None:
     assert dpo.flops == pytest.approx(3 * reference.flops, rel=0.01)
 
 
+def _group(**changes: object) -> TrainingGroup:
+    return TrainingGroup.model_validate(changes)
+
+
 def test_states_are_sharded_and_counted_by_optimizer() -> None:
-    rmsprop = stage_memory(LLAMA_8B, "rmsprop", 4, 1000, 300)
-    adamw = stage_memory(LLAMA_8B, "adamw_torch", 4, 1000, 300)
+    rmsprop = stage_memory(LLAMA_8B, _group(), 4, 1000, 300)
+    adamw = stage_memory(LLAMA_8B, _group(optimizer="adamw_torch"), 4, 1000, 300)
     weights = LLAMA_8B.parameters
     assert rmsprop.states == pytest.approx(12 * weights / 4 / 1024**3)
     assert adamw.states - rmsprop.states == pytest.approx(4 * weights / 4 / 1024**3)
-    assert stage_memory(LLAMA_8B, "rmsprop", 8, 1000, 300).states == rmsprop.states / 2
+    assert stage_memory(LLAMA_8B, _group(), 8, 1000, 300).states == rmsprop.states / 2
+
+
+def test_replicas_hold_all_states_and_the_gradients_that_they_exchange() -> None:
+    one = stage_memory(LLAMA_8B, _group(), 1, 1000, 300)
+    replica = stage_memory(LLAMA_8B, _group(sharding="none"), 4, 1000, 300)
+    assert replica.states == pytest.approx(one.states * 16 / 12)
+    group = PAPER.model_copy(update={"sharding": "none"})
+    with pytest.raises(ConfigError, match=r"set training\.sharding to full"):
+        plan_training(LLAMA_8B, group, LENGTHS, hardware("a100-80gb", 4), 0.4)
+
+
+def test_adapters_of_8b_fit_one_gpu() -> None:
+    """Frozen weights take 4 bytes each, and 84 million of the adapters 16."""
+    group = _group(recipe="lora", layout="1-gpu")
+    made = plan_training(LLAMA_8B, group, LENGTHS, hardware("a100-80gb", 1), 0.4)
+    assert LLAMA_8B.adapter_parameters(32) == 83_886_080
+    assert made.memory.states == pytest.approx((4 * 8.030e9 + 16 * 83.886e6) / 1024**3, rel=1e-3)
+    full = _group(recipe="adamw", layout="1-gpu")
+    with pytest.raises(ConfigError, match="more than 1 GPUs"):
+        plan_training(LLAMA_8B, full, LENGTHS, hardware("a100-80gb", 1), 0.4)
 
 
 @pytest.mark.parametrize(

@@ -73,15 +73,28 @@ class ModelShape:
         attention = 2.0 * self.layers * self.query * length * tokens
         return weights + head + attention
 
-    @property
-    def activations_a_token(self) -> int:
-        """Values that a block keeps for its backward pass, a token.
+    def adapter_parameters(self, rank: int) -> int:
+        """Weights of low-rank adapters on all linear layers of the blocks.
 
-        Counted for a gated MLP and fused attention, after Korthikanti et al. (arXiv 2205.05198,
-        section 4.1): inputs of both norms and of all projections, queries, keys, values, and the
-        MLP's gate, its other half and their product.
+        Args:
+            rank: Width of an adapter.
         """
-        return 5 * self.hidden + self.query + 2 * self.key_value + 3 * self.intermediate
+        attention = 4 * self.hidden + 2 * self.query + 2 * self.key_value
+        return self.layers * rank * (attention + 3 * (self.hidden + self.intermediate))
+
+    def activation_bytes(self, half: bool) -> int:
+        """Bytes that a block keeps for its backward pass, a token; its mask is not among them.
+
+        In fp32 both norms' inputs and normalised inputs. In the type of computation what the linear
+        layers multiply (in bf16 each casts its own input), queries, keys and values (these repeated
+        to all heads), and the MLP's gate, its activation, its other half and their product. After
+        Korthikanti et al. (arXiv 2205.05198, section 4.1).
+
+        Args:
+            half: Whether computation is in bf16; all is in fp32 where not.
+        """
+        norms, size, inputs = 16 * self.hidden, 2 if half else 4, 5 if half else 2
+        return norms + size * (inputs * self.hidden + 4 * self.query + 4 * self.intermediate)
 
 
 def read_model_shape(folder: Path) -> ModelShape:

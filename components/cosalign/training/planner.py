@@ -1,12 +1,14 @@
 """What a training will take: memory a GPU, steps, FLOPs, hours, price; refused where it cannot fit.
 
-Full fine-tuning as this project does it: fp32 weights, gradients and optimizer state, sharded over
-all GPUs (FSDP2, or ZeRO stage 3: Rajbhandari et al., arXiv 1910.02054, section 5), bf16 computation
-with each block recomputed in the backward pass. Hours follow from model FLOPs at a stated model
-FLOPs utilisation (MFU): recomputation is not counted as work, as Chowdhery et al. define it.
+Fine-tuning as this project does it: fp32 weights, gradients and optimizer state, of all weights or
+of adapters over frozen ones; sharded over all GPUs (FSDP2, or ZeRO stage 3: Rajbhandari et al.,
+arXiv 1910.02054, section 5) or whole on each; each block recomputed in the backward pass unless
+that is switched off. Hours follow from model FLOPs at a stated model FLOPs utilisation (MFU):
+recomputation is not counted as work, as Chowdhery et al. define it.
 
 What it does not know: the allocator's fragmentation, and traffic between nodes. The overhead below
-stands for the first; plans are for one node.
+stands for the first; plans are for one node. Activations are counted as one process or a replica
+keeps them; shards keep the norms' inputs in bf16, and so less.
 """
 
 from __future__ import annotations
@@ -171,12 +173,13 @@ def _stages(
         forward = shape.forward_flops(tokens, rows * answers * answer, context + answer)
         return StagePlan(name, steps, tokens, passes * forward, passes * forward / speed / 3600)
 
-    # A backward pass is two forward passes' work.
+    # A backward pass is two forward passes' work; frozen weights need no gradients of their own.
+    passes = 2 if group.lora else 3
     sft_steps, dpo_steps = (_steps(group.sft, lengths.sft_rows), _steps(group.dpo, lengths.pairs))
     return [
-        stage("sft", sft_steps * group.sft.batch_size, 1, 3, sft_steps),
+        stage("sft", sft_steps * group.sft.batch_size, 1, passes, sft_steps),
         stage("reference", lengths.pairs, 2, 1, 0),
-        stage("dpo", dpo_steps * group.dpo.batch_size, 2, 3, dpo_steps),
+        stage("dpo", dpo_steps * group.dpo.batch_size, 2, passes, dpo_steps),
     ]
 
 
@@ -186,33 +189,69 @@ def _steps(settings: TrainerSettings, rows: int) -> int:
 
 
 def stage_memory(
-    shape: ModelShape, optimizer: str, gpus: int, tokens: float, scored: float
+    shape: ModelShape,
+    group: TrainingGroup,
+    processes: int,
+    tokens: float,
+    scored: float,
+    recomputed: bool = True,
 ) -> Memory:
     """Memory of one GPU.
 
     Args:
         shape: The model.
-        optimizer: As the run config names it.
-        gpus: GPUs that weights, gradients and optimizer state are sharded over.
+        group: The run's training settings.
+        processes: GPUs that train together.
         tokens: Tokens of a micro batch.
         scored: Those that reach the output layer.
+        recomputed: Whether each block is recomputed in the backward pass.
     """
-    copies = 2 + _OPTIMIZER_STATES[optimizer]
-    # Two blocks at a time (one computed, the next fetched), and the embedding, which stays.
-    gathered = _BF16 * (2 * shape.block_parameters + shape.embedding_parameters)
-    inputs = _BF16 * shape.layers * shape.hidden * tokens
-    block = _BF16 * shape.activations_a_token * tokens
-    mask = tokens**2
+    value = _BF16 if group.precision == "bf16" else _FP32
+    block = shape.activation_bytes(group.precision == "bf16") * tokens
+    # Attention makes numbers of its mask, in each block.
+    mask = value * tokens**2
+    kept = shape.layers * (block + mask)
+    if recomputed:
+        kept = shape.layers * _FP32 * shape.hidden * tokens + block + mask
     # The kernel accumulates the output layer's gradient in fp32, whole, and scores in tiles.
-    head = _FP32 * shape.vocabulary * shape.hidden
-    tile = _BF16 * min(scored, _TILE_TOKENS) * _TILE_VOCABULARY
+    head = 0 if group.lora else _FP32 * shape.vocabulary * shape.hidden
+    tile = value * min(scored, _TILE_TOKENS) * _TILE_VOCABULARY
     return Memory(
-        states=copies * _FP32 * shape.parameters / gpus / GIB,
-        gathered=gathered / GIB,
-        activations=(inputs + block + mask) / GIB,
+        states=_state_bytes(shape, group, processes) / GIB,
+        gathered=_working_weights(shape, group, processes, recomputed) / GIB,
+        activations=(kept + tokens**2) / GIB,
         output_layer=(head + tile) / GIB,
         overhead=OVERHEAD_GIB,
     )
+
+
+def _state_bytes(shape: ModelShape, group: TrainingGroup, processes: int) -> float:
+    """Weights, and of the trained ones gradients and optimizer states, on one GPU."""
+    trained, frozen = shape.parameters, 0
+    if group.lora:
+        trained, frozen = shape.adapter_parameters(group.lora.rank), shape.parameters
+    states = _FP32 * (frozen + (2 + _OPTIMIZER_STATES[group.optimizer]) * trained)
+    if processes > 1 and group.sharding == "none":
+        # Replicas have a second copy of the gradients, in the buckets that they exchange.
+        return states + _FP32 * trained
+    return states / processes
+
+
+def _working_weights(
+    shape: ModelShape, group: TrainingGroup, processes: int, recomputed: bool
+) -> float:
+    """Bytes of weights in the form that is computed with, beside those that are kept."""
+    value = _BF16 if group.precision == "bf16" else _FP32
+    # Two blocks at a time (one computed, the next fetched), and the embedding, which stays.
+    two_blocks = value * 2 * shape.block_parameters
+    if processes > 1 and group.sharding == "full":
+        return two_blocks + value * shape.embedding_parameters
+    if value == _FP32:
+        return 0.0
+    # Autocast keeps the copies of trained weights until the loss, the backward pass those of all.
+    if group.lora and recomputed:
+        return two_blocks
+    return value * shape.layers * shape.block_parameters
 
 
 def _worst_memory(
@@ -220,12 +259,13 @@ def _worst_memory(
 ) -> Memory:
     """By the longest rows that are allowed, not by the mean ones."""
     share = lengths.answer_tokens / (lengths.context_tokens + lengths.answer_tokens)
+    recomputed = group.activation_checkpointing is not False
 
     def of(settings: TrainerSettings, answers: int) -> Memory:
         longest = settings.max_length * (1 + (answers - 1) * share)
         tokens = settings.micro_batch_size * longest
         scored = settings.micro_batch_size * settings.max_length * share * answers
-        return stage_memory(shape, group.optimizer, machine.gpus, tokens, scored)
+        return stage_memory(shape, group, machine.gpus, tokens, scored, recomputed)
 
     return max(of(group.sft, 1), of(group.dpo, 2), key=lambda memory: memory.total)
 
@@ -240,6 +280,8 @@ def _require_fit(
         return
     if memory.states + memory.gathered + memory.output_layer + memory.overhead > machine.memory_gib:
         advice = f"take more than {machine.gpus} GPUs, or larger ones"
+        if machine.gpus > 1 and group.sharding == "none":
+            advice = "set training.sharding to full, or take larger GPUs"
     else:
         advice = "lower training.dpo.micro_batch_size and training.sft.micro_batch_size"
         if max(group.sft.micro_batch_size, group.dpo.micro_batch_size) == 1:

@@ -56,16 +56,13 @@ def must_recompute(
     Args:
         shape: The model.
         group: The run's training settings; a pair counts as two answers as long as its context.
-        processes: GPUs that share weights, where they are sharded.
+        processes: GPUs that train together.
         memory_gib: Memory of one GPU.
     """
-    shards = processes if group.sharding == "full" else 1
     for name, stage in (("sft", group.sft), ("dpo", group.dpo)):
         tokens = stage.micro_batch_size * stage.max_length * (1 + _ANSWERS[name]) / 2
         scored = stage.micro_batch_size * stage.max_length * _ANSWERS[name] / 2
-        plan = stage_memory(shape, group.optimizer, shards, tokens, scored)
-        # The plan counts one block's activations, and the inputs of all; kept are those of all.
-        kept = 2 * shape.activations_a_token * tokens * (shape.layers - 1) / GIB
-        if plan.total + kept > memory_gib:
+        plan = stage_memory(shape, group, processes, tokens, scored, recomputed=False)
+        if plan.total > memory_gib:
             return True
     return False
