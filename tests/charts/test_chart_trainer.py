@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.charts.rendering import Object, Values, of_kind, render, the
 
+from cosalign.domain.run_config import TrainingGroup
 from cosalign.domain.run_config.train_job import TrainJobSettings
 
 ON: Values = {"trainer": {"enabled": True}}
@@ -37,6 +38,13 @@ def test_gpus_memory_and_shared_memory() -> None:
     assert volumes[mounts["/dev/shm"]] == {"medium": "Memory", "sizeLimit": "64Gi"}  # noqa: S108
     runtime = the(render(values), "TrainingRuntime", "rel-cosalign")
     assert runtime["spec"]["mlPolicy"]["numNodes"] == 2
+
+
+def test_its_pod_may_save_for_as_long_as_values_say_and_run_configs_take_for_granted() -> None:
+    granted = _pod(ON)["spec"]["terminationGracePeriodSeconds"]
+    assert granted == TrainingGroup().grace_seconds
+    values = {"trainer": {"enabled": True, "graceSeconds": 1200}}
+    assert _pod(values)["spec"]["terminationGracePeriodSeconds"] == 1200
 
 
 def test_it_goes_where_gpus_are() -> None:

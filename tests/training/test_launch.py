@@ -246,10 +246,22 @@ def test_a_sigterm_goes_to_the_ranks_and_the_step_ends_for_a_retry(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    ended = run_launcher([sys.executable, "-c", script])
+    ended = run_launcher([sys.executable, "-c", script], grace_seconds=30)
     assert ended == (code or EXIT_RETRY)
     assert failure_of(tmp_path, ended).exit_code == EXIT_RETRY
 
 
 def test_a_launcher_that_is_left_alone_ends_as_it_ends() -> None:
-    assert run_launcher([sys.executable, "-c", "raise SystemExit(0)"]) == 0
+    assert run_launcher([sys.executable, "-c", "raise SystemExit(0)"], grace_seconds=30) == 0
+
+
+def test_a_launcher_lets_ranks_save_for_as_long_as_the_cluster_does(tmp_path: Path) -> None:
+    """Torch's own launcher, asked what it makes of what it is given."""
+    found = tmp_path / "seconds"
+    script = (
+        "import pathlib; from torch.distributed.launcher.api import LaunchConfig;"
+        "seconds = LaunchConfig(1, 1, 1).shutdown_timeout;"
+        f"pathlib.Path({str(found)!r}).write_text(str(seconds))"
+    )
+    assert run_launcher([sys.executable, "-c", script], grace_seconds=1200) == 0
+    assert int(found.read_text("utf-8")) >= 1200

@@ -10,6 +10,7 @@ import pytest
 from tests.training.cluster_double import ClusterDouble, cluster_double
 from tests.training.stage_process import stage_of
 from tests.training.training_world import TRAINING
+from torch.distributed.run import get_args_parser
 
 from cosalign.domain.errors import ConfigError, UserError
 from cosalign.domain.run_config import TrainingGroup
@@ -44,6 +45,15 @@ def test_nodes_run_the_ranks_of_the_pod(tiny: ModelFolder, tmp_path: Path) -> No
     assert command[:3] == ("python", "-m", "torch.distributed.run")
     assert "cosalign.training.rank" in command
     assert command[command.index("--processes") + 1] == str(NODES)
+
+
+def test_nodes_let_ranks_save_for_as_long_as_the_cluster_does(
+    tiny: ModelFolder, tmp_path: Path
+) -> None:
+    stage = _stage(tiny, tmp_path, str(tmp_path / "out"))
+    patient = replace(stage, group=stage.group.model_copy(update={"grace_seconds": 1200.0}))
+    asked = get_args_parser().parse_args(rank_command(patient)[3:])
+    assert asked.shutdown_timeout >= 1200
 
 
 def test_what_a_rank_met_far_away_is_what_the_step_says(

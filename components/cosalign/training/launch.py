@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Any, Self
 
 from cosalign.domain.errors import EXIT_RETRY, ConfigError
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from cosalign.domain.run_config import TrainingGroup
     from cosalign.training.stage import Stage
 
-SHUTDOWN_SECONDS = 600
-"""How long ranks that were told to stop may take; a checkpoint of a large model takes minutes."""
+_AFTER_GRACE_SECONDS = 30
+"""A launcher kills its ranks so much later than the cluster would: it must not cut a save off."""
 
 log = get_logger(__name__)
 
@@ -82,7 +83,8 @@ def launched(stage: Stage, processes: int) -> None:
     rank += ["--processes", str(processes), "--reports", str(reports)]
     start = _accelerate(stage, processes) if torch.cuda.is_available() else torchrun(processes)
     log.info("ranks_starting", stage=stage.name, processes=processes, launcher=start[2])
-    code = run_launcher([*start, "-m", "cosalign.training.rank", *rank])
+    command = [*start, "-m", "cosalign.training.rank", *rank]
+    code = run_launcher(command, stage.group.grace_seconds)
     withdraw_order(stage)
     if code:
         raise failure_of(reports, code)
@@ -125,13 +127,24 @@ def torchrun(processes: int) -> list[str]:
     ]  # fmt: skip
 
 
-def run_launcher(command: list[str]) -> int:
+def shutdown_seconds(grace_seconds: float) -> int:
+    """How long a launcher lets ranks end that were told to; a large model's save takes minutes.
+
+    Args:
+        grace_seconds: Time between SIGTERM and SIGKILL, as the cluster grants it.
+    """
+    return ceil(grace_seconds) + _AFTER_GRACE_SECONDS
+
+
+def run_launcher(command: list[str], grace_seconds: float) -> int:
     """Runs a launcher to its end; its exit code, or that for a retry where SIGTERM came meanwhile.
 
     Args:
         command: The launcher with its arguments.
+        grace_seconds: Time between SIGTERM and SIGKILL, as the cluster grants it.
     """
-    env = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
+    shutdown = str(shutdown_seconds(grace_seconds))
+    env = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": shutdown}
     with _Terminations() as terminations:
         process = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
             command,

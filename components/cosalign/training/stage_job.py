@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cosalign.domain.errors import ConfigError, CosalignError, UserError
+from cosalign.training.launch import shutdown_seconds
 from cosalign.training.rank import REPORTS
 from cosalign.training.rank_reports import failure_of
 from cosalign.training.stage_order import withdraw_order, write_order
@@ -54,7 +55,8 @@ def trained_by_job(stage: Stage, cluster: Cluster | None = None) -> None:
 def rank_command(stage: Stage) -> tuple[str, ...]:
     """What each node runs; Trainer tells torchrun of the others, by PET variables."""
     settings = stage.group.train_job
-    together = ("-m", "torch.distributed.run", "--max-restarts", "0")
+    shutdown = ("--shutdown-timeout", str(shutdown_seconds(stage.group.grace_seconds)))
+    together = ("-m", "torch.distributed.run", "--max-restarts", "0", *shutdown)
     return (
         "python", *(together if settings.processes > 1 else ()),
         "-m", "cosalign.training.rank", "--storage", stage.storage.uri, "--folder", stage.folder,
