@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.training.training_world import TRAINING, Encoded, encoded
+from transformers import TrainingArguments
 
 from cosalign.domain.errors import ConfigError
 from cosalign.domain.run_config import TrainingGroup
@@ -225,3 +226,20 @@ def test_dpo_holds_no_more_rows_than_its_steps_take(world: Encoded) -> None:
         assert len(set(rows)) == 2
         seen.add(tuple(rows))
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_one_process_stays_on_one_gpu_of_several(
+    stage: str, tiny: ModelFolder, world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it sees several, transformers counts them all and wraps the model in DataParallel."""
+    plain = TrainingArguments.__post_init__
+
+    def seeing_two(self: TrainingArguments) -> None:
+        plain(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", seeing_two)
+    trainer = (_sft if stage == "sft" else _dpo)(tiny, world, tmp_path)
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == trainer.args.per_device_train_batch_size

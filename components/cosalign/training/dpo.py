@@ -33,7 +33,7 @@ from cosalign.training.trainers import (
 )
 from cosalign.training.watched_trainer import WatchedTrainer
 from cosalign.training.whole_model import adapter_config, load_weights
-from cosalign.training.world import keep_sums_exact
+from cosalign.training.world import keep_sums_exact, stay_on_one_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,6 +166,7 @@ def dpo_trainer(
         disable_dropout=True,
     )
     keep_sums_exact(arguments)
+    stay_on_one_device(arguments)
     weights = load_weights(model)
     trainer = DpoTrainer(
         model=weights,

@@ -25,7 +25,7 @@ from cosalign.training.trainers import (
 )
 from cosalign.training.watched_trainer import WatchedTrainer
 from cosalign.training.whole_model import adapter_config, load_weights
-from cosalign.training.world import keep_sums_exact
+from cosalign.training.world import keep_sums_exact, stay_on_one_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +99,7 @@ def sft_trainer(
     """
     arguments = trl.SFTConfig(**common_arguments(group, group.sft, folder, dev is not None))
     keep_sums_exact(arguments)
+    stay_on_one_device(arguments)
     weights = load_weights(model)
     trainer = SftTrainer(
         model=weights,

@@ -95,6 +95,16 @@ def keep_sums_exact(arguments: Any) -> None:
     )
 
 
+def stay_on_one_device(arguments: Any) -> None:
+    """Has a process train on its own GPU alone.
+
+    Where one process sees several, transformers wraps the model in DataParallel, which cannot split
+    a packed row. Several GPUs are for several processes.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+
+
 def require_world(accelerator: Any, group: TrainingGroup, asked: int) -> None:
     """Refuses a trainer that is not distributed as asked.
 
