@@ -158,10 +158,21 @@ def test_a_figure_that_is_not_finite_stops_training_and_is_asked_again(
     with pytest.raises(DataError, match="no finite reference") as refusal:
         _pass(tiny, storage, CountingScorer(bad=math.nan)).completed(_head(world.dpo, 2))
     assert world.dpo.names[0] in str(refusal.value)
+    (listed,) = (tmp_path / "training/no-reference").iterdir()
+    assert str(listed) in str(refusal.value)
     again = CountingScorer()
     _pass(tiny, storage, again).completed(_head(world.dpo, 2))
     assert set(again.asked) == set(_wanted(_head(world.dpo, 2)))
     assert reference_ledger(storage).stats().failures == 0
+
+
+def test_all_pairs_without_a_finite_reference_are_listed(
+    tiny: ModelFolder, world: Encoded, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="and others"):
+        _pass(tiny, open_storage(str(tmp_path)), CountingScorer(bad=math.inf)).completed(world.dpo)
+    (listed,) = (tmp_path / "training/no-reference").iterdir()
+    assert set(listed.read_text("utf-8").splitlines()) == set(world.dpo.names)
 
 
 @pytest.mark.training

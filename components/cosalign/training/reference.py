@@ -83,11 +83,26 @@ class ReferencePass:
         found = self._paid(wanted).rows
         figures = found["log_prob"].to_numpy(zero_copy_only=False)
         named = [rows.names[row] for row in table["row"].to_pylist()]
-        _require_finite(figures, named)
+        self._require_finite(figures, named)
         for place, name in enumerate(REFERENCES):
             column = figures[place * len(named) : (place + 1) * len(named)]
             table = table.append_column(name, [column])
         return table
+
+    def _require_finite(self, figures: np.ndarray[Any, Any], named: list[str]) -> None:
+        bad = np.flatnonzero(~np.isfinite(figures.astype(np.float64))) % len(named)
+        if not len(bad):
+            return
+        rows = sorted({named[i] for i in bad})
+        listed = f"training/no-reference/{self.model.digest}.txt"
+        if self.ranks.first:
+            self.storage.write_bytes(listed, "".join(f"{row}\n" for row in rows).encode())
+        more = " and others" if len(rows) > _SHOWN else ""
+        raise DataError(
+            f"{len(rows)} pairs have no finite reference log-probability, (prompt/config) "
+            f"{', '.join(rows[:_SHOWN])}{more}; all stand in {self.storage.uri_of(listed)}. "
+            "The SFT model may have diverged: look at its training curve"
+        )
 
     def _paid(self, wanted: list[tuple[list[int], list[int]]]) -> PaidWork:
         keys = [reference_key(self.model, context, answer) for context, answer in wanted]
@@ -160,14 +175,3 @@ def _batches(
         batch.append(one)
     if batch:
         yield batch
-
-
-def _require_finite(figures: np.ndarray[Any, Any], named: list[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(figures.astype(np.float64))) % len(named)
-    if len(bad):
-        rows = sorted({named[i] for i in bad})
-        raise DataError(
-            f"{len(rows)} pairs have no finite reference log-probability, among them "
-            f"(prompt/config) {', '.join(rows[:_SHOWN])}; the SFT model may have diverged: look at "
-            "its training curve"
-        )
