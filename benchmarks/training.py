@@ -1,12 +1,12 @@
 """Training: our SFT and DPO against TRL's own trainers with default settings, in one run.
 
 ``make bench-training``, or ``python -m benchmarks.training FOLDER``. Same model, rows in the same
-order, optimizer, rate and batch of eight, and a thread a core; each measurement is a process of its
-own (so that its peak memory is its own), sides alternate, and medians count. Token ids are random;
-their lengths follow quantiles measured on 77 pairs that the small profile made of real prompts with
-SmolLM2-135M: contexts of 34 to 351 tokens, answers of 9 to 33. TRL computes its reference in every
-step; ours is computed once, by answers and not by pairs, and stands in the figures as a third of
-its cost, as over three epochs.
+order, optimizer, rate and batch of eight in one micro batch (TRL's default), and a thread a core;
+each measurement is a process of its own (so that its peak memory is its own), sides alternate, and
+medians count. Token ids are random; their lengths follow quantiles measured on 77 pairs that the
+small profile made of real prompts with SmolLM2-135M: contexts of 34 to 351 tokens, answers of 9 to
+33. TRL computes its reference in every step; ours is computed once, by answers and not by pairs,
+and stands in the figures as a third of its cost, as over three epochs.
 
 Keys: ``dpo_speedup_vs_trl`` (pairs a second, reference included on both sides),
 ``dpo_peak_memory_ratio`` (ours over TRL's), ``sft_speedup_vs_trl`` (tokens a second),
@@ -30,6 +30,8 @@ import numpy as np
 from benchmarks.measuring import peak_mib, publish, surroundings, timed
 
 BATCH, STEPS, EPOCHS = 8, 3, 3
+MICRO_BATCH = BATCH
+"""Rows a forward pass, on both sides: activations grow with it, and so does peak memory."""
 REFERENCE_PAIRS = 160
 # Nothing else should run beside it; make gives one thread, for tests that run side by side.
 THREADS = str(os.cpu_count() or 1)
@@ -154,6 +156,8 @@ def _trl(stage: str, model: Path, rows: list[dict[str, Any]], folder: str) -> An
         "output_dir": folder, "max_steps": STEPS + 1, "optim": "rmsprop", "learning_rate": 5e-7,
         "report_to": [], "disable_tqdm": True, "save_strategy": "no", "use_cpu": True,
         "logging_strategy": "no", "seed": 0, "data_seed": 0,
+        "per_device_train_batch_size": MICRO_BATCH,
+        "gradient_accumulation_steps": BATCH // MICRO_BATCH,
     }  # fmt: skip
     common = {
         "model": load_weights(model),
@@ -182,7 +186,7 @@ def _ours(stage: str, model: Path, rows: list[dict[str, Any]], folder: str) -> A
     from cosalign.training.reference import REFERENCES
     from cosalign.training.sft import sft_trainer
 
-    settings = {"max_steps": STEPS + 1, "batch_size": BATCH, "micro_batch_size": 2}
+    settings = {"max_steps": STEPS + 1, "batch_size": BATCH, "micro_batch_size": MICRO_BATCH}
     group = TrainingGroup.model_validate({"sft": settings, "dpo": settings})
     names = tuple(str(row["row"]) for row in rows)
     if stage == "sft":
@@ -246,6 +250,7 @@ def main() -> None:
         {
             "benchmark": "training",
             "threads": int(THREADS),
+            "micro_batch_size": MICRO_BATCH,
             **result,
             **versions,
         }
