@@ -126,12 +126,8 @@ def cosalign(
     run = {"run_config_uri": run_config_uri, "run_config_digest": run_config_digest}
     step = {**run, "base_model_uri": base_model_uri}
     gpu = Pool(node_selector, (tolerations,), accelerator_type, accelerator_count)
-    many = Pool(
-        training_node_selector,
-        (tolerations, training_tolerations),
-        accelerator_type,
-        training_accelerator_count,
-    )
+    both = (tolerations, training_tolerations)
+    many = Pool(training_node_selector, both, accelerator_type, training_accelerator_count)
     cpu = Pool(cpu_node_selector, (cpu_tolerations,))
     at = {
         "generate": _Place(synthesis_image, secret, gpu, cache=False),
