@@ -44,7 +44,6 @@ configs: {{files: [%s]}}
 synthesis:
   generators:
     - {{name: base, plain: {RESPONSES_EACH}, superset: 0, not_superset: 0, max_tokens: 12}}
-judging: {{canary_bound: 0.0}}
 """
 
 

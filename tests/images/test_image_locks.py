@@ -30,8 +30,10 @@ ENTRIES = {
     "pairing": ("cosalign.pairing.__main__", "cosalign.runtime.run_end"),
     "retraining": COMMAND_IMAGE_ENTRIES,
 }
-DISTRIBUTIONS = {"google": "google-cloud-storage", "vllm": "vllm", "kfp": "kfp"}
-"""Names that several distributions share; the one that is asked for."""
+DISTRIBUTIONS = {
+    "google": "google-cloud-storage", "vllm": "vllm", "kfp": "kfp", "pydantic_core": "pydantic",
+}  # fmt: skip
+"""Names that several distributions share, or that come with another; the one that is asked for."""
 LOCKS = sorted(path.name for path in REQUIREMENTS.glob("*-c*.lock"))
 
 

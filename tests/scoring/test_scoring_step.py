@@ -534,8 +534,11 @@ def test_a_judge_below_the_bound_is_stopped_before_it_judges_a_row(
     with pytest.raises(ModelError):
         run(tmp_path, judging=bound)
     assert meter.answered == canary_count()
+    # Below the bound or not, a judge that one kind of attack fools is stopped.
+    with pytest.raises(ModelError, match="but is fooled by"):
+        run(tmp_path, judging={**WITH_CANARIES, "canary_bound": 0.1})
     # The bound lifted, the canaries are not paid for again.
-    run(tmp_path, judging={**WITH_CANARIES, "canary_bound": 0.1})
+    run(tmp_path, judging=WITH_CANARIES)
     assert meter.answered == canary_count() + RESPONSES_MADE - FAILED
 
 

@@ -5,6 +5,7 @@ httptools has none: a head without end, from anybody, would be kept until memory
 
 from __future__ import annotations
 
+import httptools  # noqa: F401  uvicorn's parser; what lacks it shall not start
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cosalign.serving.exchange import JSON_TYPE
