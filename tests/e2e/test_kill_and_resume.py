@@ -102,11 +102,12 @@ def _has_checkpoint(graph: Graph, stage: str) -> bool:
 def _paid_only_the_rest(calm: Graph, killed: Graph, work: str, held: int) -> None:
     """The attempt after the kill finds what the ledger held and pays for the rest, once."""
     (undisturbed,) = calm.plans(work)
-    first, second = killed.plans(work)[:2]
-    assert first["stored"] == undisturbed["stored"] == 0
-    assert first["to_pay"] == undisturbed["to_pay"]
-    assert 0 < held == second["stored"]
-    assert held + second["to_pay"] == undisturbed["to_pay"]
+    attempts = killed.plans(work)
+    assert attempts[0]["stored"] == undisturbed["stored"] == 0
+    assert {one["stored"] + one["to_pay"] for one in attempts} == {undisturbed["to_pay"]}
+    # Which attempt follows the kill is not said: a kill that comes late meets the work after.
+    assert held > 0
+    assert held in [one["stored"] for one in attempts[1:]]
 
 
 def _same_tables(calm: dict[str, StepManifest], killed: dict[str, StepManifest]) -> None:
