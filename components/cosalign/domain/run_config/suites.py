@@ -79,7 +79,10 @@ class BenchmarkSuite(SuiteSource):
     @model_validator(mode="after")
     def _policies_of_splits(self) -> Self:
         if self.policies and (self.form != "policies" or self.hub is None):
-            raise ValueError("policies by split are for form 'policies' and a dataset (hub)")
+            raise ValueError(
+                "policies by split are for form 'policies' and a dataset: give hub, or name the "
+                "column that holds each row's policy with config_field"
+            )
         return self
 
     @property
